@@ -105,7 +105,9 @@ def logits_of(model: Artifact) -> NDArray[np.float32]:
 
 
 def answers(model: Artifact) -> NDArray[np.float32]:
-    """The file's logits; float16 is rounded on any CPU."""
+    """The file's logits on any CPU: float16 is rounded, and sums of ONNX Runtime's INT8 products do not saturate."""
+    if model.model_file.weight_precision == "int8" and model.model_file.options.runtime == "onnxruntime":
+        return norm_answers(onnx.load(model.file("model.onnx")), images(), optimized=False)
     session = session_as_declared(model.file("model.onnx"), model.io, model.model_file.options, 1)
     return session.infer({"image": images()})["logits"]
 
@@ -179,7 +181,8 @@ def test_the_exported_file_answers_as_the_plain_model(precision: str, floor_db: 
     context = Context(progress=said)
     made = workbench().run("export", f"stressed-{precision}", context, model=stressed().id, precision=precision)
     assert noise_db(answers(made), plain_logits()) > floor_db
-    assert bool(said.lines) == (precision == "float16")
+    lines = [line for line in said.lines if "of its tensors stay float32, because their values leave the range" in line]
+    assert len(lines) == (precision == "float16")
     diagnostics = tensorrt_diagnostics(Graph(onnx.load(made.file("model.onnx"))))
     assert not [one for one in diagnostics if one.level == "error"]
 
@@ -245,7 +248,7 @@ def test_without_smoothing_the_gate_names_the_layers_and_the_way_out() -> None:
     assert noise_db(answers(made), plain_logits()) > 8
     (kept,) = (line.partition("cost most first: ")[2] for line in said.lines if "in float, the layers" in line)
     assert re.findall(r"attn.qkv|mlp.fc1|head", kept), kept
-    with pytest.raises(ParityError, match=r"leave smoothquant: 0 out, or .*; the layers that cost most are head, "):
+    with pytest.raises(ParityError, match=r"leave smoothquant: 0 out if .*; the layers that cost most are head, "):
         int8("too-strict", Said(), smoothquant=0, min_sqnr_db=90)
 
 
@@ -266,6 +269,7 @@ def test_a_compressed_model_answers_as_the_compressed_plain_model(stage: str) ->
     assert noise_db(logits_of(changed), logits_of(plain)) > 60
 
 
+@pytest.mark.slow
 def test_training_under_fake_quantization_names_the_layers_and_comes_nearer_than_calibration() -> None:
     said = Said()
     fields = {"epochs": 4, "batch_size": 25, "learning_rate": 1e-3, "augmentation": {"horizontal_flip": 0}}

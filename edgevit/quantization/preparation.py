@@ -16,9 +16,9 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
-from edgevit.quantization.gate import Validation, points
+from edgevit.quantization.gate import Closeness, Validation, limit_text
 from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import Closeness, Sensitivity, SensitivityAnalysis
+from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
 from edgevit.quantization.smoothing import outlier_channels, outliers_text, smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
@@ -88,7 +88,7 @@ def _closer_if_smoothed(
     smooth = _calibrated(
         smoothed(source, calibration, AUTOMATIC, threads, config.id), calibration, config, threads, progress
     )
-    before, after = (analysis.closeness(analysis.as_shipped(model)) for model in (ready, smooth))
+    before, after = (analysis.closeness(analysis.as_shipped(model), config.floor_db) for model in (ready, smooth))
     is_used = after.gains_on(before, GAIN_DB)
     progress.say(f"    {config.id}: {outliers_text(outliers)}")
     progress.say(
@@ -144,27 +144,26 @@ def _close_enough(
     if is_trained and not config.sensitivity:
         return ready, []
     if whole is None and not is_trained:
-        whole = analysis.closeness(analysis.as_shipped(ready))
-    is_close = whole is None or whole.passes(config.floor_db)
+        whole = analysis.closeness(analysis.as_shipped(ready), config.floor_db)
+    is_close = whole is None or not whole.refused_by
     if is_close and not config.sensitivity:
         return ready, []
     sensitivities = analysis.sensitivities(ready, progress)
     if whole is None or is_close:
         return ready, sensitivities
-    mixed = analysis.within(ready, config.floor_db, sensitivities)
+    mixed = analysis.within(ready, whole, sensitivities)
     if mixed is not None:
         progress.say(
             f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "
-            f"{config.precision} {_reason(whole, config)}"
+            f"{config.precision} {_reason(whole)}"
         )
         kept = [layer.node for layer in sensitivities if layer.node in mixed.kept_float]
         progress.say(f"    in float, the layers that cost most first: {listed(kept)}")
     return mixed or ready, sensitivities
 
 
-def _reason(whole: Closeness, config: Quantize) -> str:
+def _reason(whole: Closeness) -> str:
     """The measurement of the whole model that a gate refuses, and the gate's limit."""
-    if whole.sqnr_db < config.floor_db:
-        return f"the SQNR is {whole.sqnr_db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
-    assert whole.change is not None
-    return f"{whole.change.sentence()}, and max_top1_drop is {points(whole.change.limit)}"
+    if whole.change is None:
+        return f"the SQNR is {whole.sqnr_db:.1f} dB, and min_sqnr_db is {whole.floor_db:g}"
+    return f"{whole.change.sentence()}, and max_top1_drop is {limit_text(whole.change.limit)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -17,30 +18,32 @@ from edgevit.graphs.files import write_onnx
 from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
 from edgevit.quantization import CalibratedModel, calibrated
-from edgevit.quantization.gate import AnswerChange
-from edgevit.quantization.sensitivity import Closeness, SensitivityAnalysis
+from edgevit.quantization.gate import AnswerChange, Closeness
+from edgevit.quantization.sensitivity import SensitivityAnalysis
 from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 
 SPEC = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(map(str, range(32))))
 LAYERS, SUFFERS = 6, 3
+FLOOR_DB = 10.0
 
 
-def chain() -> ModelProto:
-    """image → flattened → six products of 32 channels, with a channel a thousand times larger before the fourth."""
+def chain(suffering: Collection[int] = (SUFFERS,)) -> ModelProto:
+    """image → flattened → six products of 32 channels, with a channel a thousand times larger before some of them."""
     generator = np.random.default_rng(0)
     scale = np.ones(32, np.float32)
     scale[5] = 1000
     first = generator.standard_normal((48, 32)).astype(np.float32) / 7
     weights = [first, *(generator.standard_normal((32, 32)).astype(np.float32) / 6 for _ in range(LAYERS - 1))]
-    weights[SUFFERS][5] /= 1000
+    for index in suffering:
+        weights[index][5] /= 1000
     tensors = [numpy_helper.from_array(weight, f"w{index}") for index, weight in enumerate(weights)]
     tensors += [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(np.array([-1, 48]), "shape")]
     nodes, value = [helper.make_node("Reshape", ["image", "shape"], ["h"], "flat")], "h"
     for index in range(LAYERS):
-        if index == SUFFERS:
-            nodes.append(helper.make_node("Mul", [value, "scale"], ["scaled"], "outlier"))
-            value = "scaled"
+        if index in suffering:
+            nodes.append(helper.make_node("Mul", [value, "scale"], [f"scaled{index}"], f"outlier{index}"))
+            value = f"scaled{index}"
         output = "logits" if index == LAYERS - 1 else f"h{index}"
         nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [output], f"product{index}"))
         value = output
@@ -75,12 +78,12 @@ def test_the_layer_that_suffers_is_found_and_alone_kept_float(trial: Trial) -> N
     assert sorted(one.node for one in found) == [f"product{index}" for index in range(LAYERS)]
     assert found[0].node == f"product{SUFFERS}"
     assert found[0].sqnr_db < found[1].sqnr_db - 10
-    mixed = analysis.within(ready, 25, found)
+    mixed = analysis.within(ready, analysis.closeness(ready, 25), found)
     assert mixed is not None
     assert mixed.kept_float == {f"product{SUFFERS}"}
     assert analysis.sqnr_db(mixed) >= 25
     assert analysis.sqnr_db(replace(mixed, kept_float=frozenset())) < 25
-    assert analysis.within(ready, 150, found) is None
+    assert analysis.within(ready, analysis.closeness(ready, 150), found) is None
 
 
 def test_noises_of_layers_add_up_nearly(trial: Trial) -> None:
@@ -93,9 +96,9 @@ def test_noises_of_layers_add_up_nearly(trial: Trial) -> None:
 def closeness(sqnr_db: float, lost: float | None = None) -> Closeness:
     """Closeness with a share `lost` of 1,000 answers, where 0.01 may be lost; None for no validation images."""
     if lost is None:
-        return Closeness(sqnr_db)
+        return Closeness(sqnr_db, FLOOR_DB)
     changed = Share(lost, *wilson_interval(round(1000 * lost), 1000))
-    return Closeness(sqnr_db, AnswerChange(changed, 1000, Drop(lost, lost - 0.01, lost + 0.01, 1000), 0.01))
+    return Closeness(sqnr_db, FLOOR_DB, AnswerChange(changed, 1000, Drop(lost, lost - 0.01, lost + 0.01, 1000), 0.01))
 
 
 @pytest.mark.parametrize(
@@ -104,12 +107,14 @@ def closeness(sqnr_db: float, lost: float | None = None) -> Closeness:
         (closeness(20.0), closeness(20.0), False),
         (closeness(20.4), closeness(20.0), False),
         (closeness(20.6), closeness(20.0), True),
+        (closeness(10.1), closeness(9.9), True),
+        (closeness(9.9), closeness(9.8), False),
         (closeness(30.0, lost=0.1), closeness(20.0, lost=0.0), False),
         (closeness(20.0, lost=0.0), closeness(30.0, lost=0.1), True),
         (closeness(30.0, lost=0.2), closeness(20.0, lost=0.1), True),
     ],
 )
-def test_a_model_gains_by_answers_first_and_then_by_half_a_decibel(
+def test_a_model_gains_by_the_gates_first_and_then_by_half_a_decibel(
     one: Closeness, other: Closeness, gains: bool
 ) -> None:
     assert one.gains_on(other, 0.5) == gains
