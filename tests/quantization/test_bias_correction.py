@@ -17,7 +17,7 @@ from edgevit.configs import Quantize, QuantizedPrecision
 from edgevit.context import Context
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
-from edgevit.quantization.bias_correction import with_corrected_biases
+from edgevit.quantization.bias_correction import BiasCorrection, with_corrected_biases
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.parity import sqnr_db
 from tests.checking.graphs import branch
@@ -244,3 +244,17 @@ def test_single_images_count_until_there_are_enough(model: CalibratedModel) -> N
     pairs = zip(some.model.graph.initializer, together.model.graph.initializer, strict=True)
     for left, right in pairs:
         assert numpy_helper.to_array(left) == pytest.approx(numpy_helper.to_array(right), rel=1e-3, abs=1e-3)
+
+
+def test_two_graphs_with_equal_layers_get_their_own_biases() -> None:
+    """As the plain and the smoothed model of `quantize`."""
+    other = narrow_net()
+    for tensor in other.graph.initializer:
+        if tensor.name in ("b1", "d"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 5, tensor.name))
+    models = [calibrated(net, lambda: iter(IMAGES), "minmax", "openvino", 1, "t") for net in (narrow_net(), other)]
+    correct = BiasCorrection(lambda: iter(IMAGES), 1, SilentProgress())
+    first, second = (correct(model, "all") for model in models)
+    alone = with_corrected_biases(models[1], "all", lambda: iter(IMAGES), 1, SilentProgress())
+    assert second.model == alone.model != first.model
+    assert correct(models[0], "all") is first

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgevit.configs import Quantize
 from edgevit.errors import ArtifactError
 from edgevit.quantization import calibrated
 from edgevit.quantization.smoothing import outlier_channels, outliers_text, smoothed
@@ -207,6 +208,14 @@ def test_products_without_a_name_are_told_apart() -> None:
     assert list(ratios) == ["a", "b"]
     assert outliers_text(ratios).startswith("one channel is far larger than the median in 2 layers: a (")
     assert outliers_text({"a": 9.0}) == "one channel is far larger than the median in 1 layer: a (9 times)"
+
+
+@pytest.mark.parametrize("precision", ["int8", "float8", "int4"])
+@pytest.mark.parametrize("smoothquant", [None, 0])
+def test_smoothquant_is_tried_by_itself_in_int8_unless_it_is_off(precision: str, smoothquant: float | None) -> None:
+    fields = {"stage": "quantize", "id": "q", "model": "m", "calibration": "c", "runtime": "tensorrt"}
+    config = Quantize.model_validate({**fields, "precision": precision, "smoothquant": smoothquant})
+    assert config.smooths_outliers == (precision == "int8" and smoothquant is None)
 
 
 def test_quantize_smooths_where_it_is_asked_to() -> None:
