@@ -3,9 +3,9 @@
     python -m benchmarks.latency_model table LATENCIES.csv    rewrites edgevit/latency_model/published*.csv
     python -m benchmarks.latency_model                        fits, writes constants.json, publishes the errors
 
-LATENCIES.csv has the columns device, model, task, resolution, batch, precision, runtime, latency_ms and source. Networks
-are built with timm or torchvision with random weights, exported, and their kernels counted. Networks whose kernels are
-in the table already are not built again. Fitting takes a minute, building all networks half an hour.
+LATENCIES.csv has the columns device, model, task, resolution, batch, precision, runtime, latency_ms and source.
+Networks are built with timm or torchvision with random weights, exported, and their kernels counted. Networks whose
+kernels are in the table already are not built again. Fitting takes a minute, building all networks half an hour.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ REJECTED = {
     "MaxQ": "the clocks of this power mode are not known",
 }
 WINOGRAD = 2.25  # the most that a 3 × 3 convolution saves
-BOOTSTRAP_LEVELS = (0.8, 0.9)
+LEVELS = (0.8, 0.9)
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def kernels_of_network(library: str, network: str) -> list[Kernel]:
     if library == "timm":
         import timm
 
-        resized = {"img_size": side} if "dinov2" in architecture else {}
+        resized: dict[str, Any] = {"img_size": side} if "dinov2" in architecture else {}
         module = timm.create_model(architecture, num_classes=classes, **resized).eval()
     else:
         import torchvision
@@ -228,11 +228,17 @@ def _error(
     pairs = [(row, value) for row, value in zip(rows, predicted, strict=True) if chosen(row)]
     off = [math.exp(error) - 1 for error in _off([row for row, _ in pairs], [value for _, value in pairs])]
     within = sum(error <= 0.2 for error in off) / len(off)
-    return {"rows": len(off), "median": statistics.median(off), "p90": float(np.quantile(off, 0.9)), "within_20": within}
+    return {
+        "rows": len(off),
+        "median": statistics.median(off),
+        "p90": float(np.quantile(off, 0.9)),
+        "within_20": within,
+    }
 
 
 def _by(rows: Sequence[Published], predicted: Sequence[float], key: Callable[[Published], str]) -> dict[str, Any]:
-    return {name: _error(rows, predicted, lambda row: key(row) == name) for name in sorted({key(row) for row in rows})}
+    names = sorted({key(row) for row in rows})
+    return {name: _error(rows, predicted, lambda row, name=name: key(row) == name) for name in names}  # type: ignore[misc]
 
 
 def _intervals(
@@ -247,7 +253,7 @@ def _intervals(
         "new_board": new,
     }
     return {
-        name: {f"{level:.0%}": math.exp(_quantile(errors, level)) for level in BOOTSTRAP_LEVELS}
+        name: {f"{level:.0%}": math.exp(_quantile(errors, level)) for level in LEVELS}
         for name, errors in groups.items()
     }
 
@@ -283,7 +289,9 @@ def _ranks(rows: Sequence[Published], predicted: Sequence[float]) -> dict[str, f
 
 def _super_ratios(rows: Sequence[Published], calibration: Calibration, whole: Any) -> dict[str, dict[str, float]]:
     """How much faster ViTs get from Orin Nano to Super: published and predicted."""
-    predicted = dict(zip(((row.board, row.network) for row in rows), calibration.predicted_ms(whole, rows), strict=True))
+    predicted = dict(
+        zip(((row.board, row.network) for row in rows), calibration.predicted_ms(whole, rows), strict=True)
+    )
     published = {(row.board, row.network): row.latency_ms for row in rows}
     slow, fast = "orin-nano-8gb", "orin-nano-8gb-super"
     return {
@@ -331,7 +339,7 @@ def _totals(row: Published, kernels: list[Kernel]) -> Iterator[float]:
     work = work_of(kernels, board, row.precision, row.batch)
     kinds = np.array([kernel.kind for kernel in kernels])
     flops = np.array([kernel.macs for kernel in kernels]) * 2e-9 * row.batch
-    peak = board.int8_tops if row.precision == "int8" else board.fp16_tflops
+    peak = board.int8_tops or 0.0 if row.precision == "int8" else board.fp16_tflops
     rates = np.where(work.is_tensor, peak, board.fp32_tflops * (1 if row.precision == "float32" else 2))
     for group in (("spatial_conv", "pointwise_conv", "grouped_conv"), ("depthwise_conv",), ("product", "attention")):
         yield float((flops / rates)[np.isin(kinds, group)].sum())

@@ -19,13 +19,15 @@ from edgevit.version import __version__
 
 if TYPE_CHECKING:
     from edgevit.actions.compare_models import ModelComparison
-    from edgevit.api.functions import bundle, compare, compile, evaluate, export, load, profile, quantize, run
+    from edgevit.api.functions import bundle, compare, compile, estimate, evaluate, export, load, profile, quantize, run
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.errors import EdgevitError
+    from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
     "EdgevitError",
+    "Estimate",
     "Evaluation",
     "FewShotEvaluation",
     "Latency",
@@ -38,6 +40,7 @@ __all__ = [
     "bundle",
     "compare",
     "compile",
+    "estimate",
     "evaluate",
     "export",
     "load",
@@ -53,12 +56,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "evaluate", "export", "load", "profile", "quantize", "run",
+        "bundle", "compare", "compile", "estimate", "evaluate", "export", "load", "profile", "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.errors": ("EdgevitError",),
+    "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip
 
 

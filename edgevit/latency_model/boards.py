@@ -79,5 +79,8 @@ def check_tensorrt(name: str, version: str, where: str = "--tensorrt") -> None:
         raise RecipeError(f"{board.name} never had this TensorRT", where=where, got=version, expected=expected)
     if first is not None and asked < first:
         raise RecipeError(
-            f"{board.name} never had this TensorRT", where=where, got=version, expected=f"{first[0]}.{first[1]} or later"
+            f"{board.name} never had this TensorRT",
+            where=where,
+            got=version,
+            expected=f"{first[0]}.{first[1]} or later",
         )

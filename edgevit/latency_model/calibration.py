@@ -20,9 +20,10 @@ import numpy as np
 
 from edgevit.latency_model.boards import board_rates
 from edgevit.latency_model.kernels import KINDS, Kernel
-from edgevit.latency_model.roofline import Constants, Floats, Precision, Work, joined, times_of, work_of
+from edgevit.latency_model.roofline import PRECISIONS, Constants, Floats, Precision, Work, joined, times_of, work_of
 
 PUBLISHED, KERNELS, FITTED = "published.csv", "published_kernels.csv", "constants.json"
+SIZES = ("macs", "positions", "channels", "depth", "activations", "weights")
 ROBUST_AT = 0.07  # log error from which an error weighs less
 NOISE = 0.1  # usual log error of a published latency
 
@@ -90,13 +91,18 @@ def published_rows() -> list[Published]:
     """The rows of published.csv that calibrate."""
     return [
         Published(
-            board=row["board"], architecture=row["architecture"], network=row["network"], batch=int(row["batch"]),
-            precision=row["precision"], latency_ms=float(row["latency_ms"]), measured_by=row["measured_by"],
+            board=row["board"],
+            architecture=row["architecture"],
+            network=row["network"],
+            batch=int(row["batch"]),
+            precision=next(precision for precision in PRECISIONS if precision == row["precision"]),
+            latency_ms=float(row["latency_ms"]),
+            measured_by=row["measured_by"],
             boundary=row["boundary"],
         )
         for row in csv.DictReader(_text(PUBLISHED).splitlines())
         if not row["rejected"]
-    ]  # fmt: skip
+    ]
 
 
 def published_kernels() -> dict[str, list[Kernel]]:
@@ -104,7 +110,7 @@ def published_kernels() -> dict[str, list[Kernel]]:
     networks: dict[str, list[Kernel]] = {}
     for row in csv.DictReader(_text(KERNELS).splitlines()):
         kind = next(kind for kind in KINDS if kind == row["kind"])
-        sizes = {name: int(row[name]) for name in ("macs", "positions", "channels", "depth", "activations", "weights")}
+        sizes: dict[str, Any] = {name: int(row[name]) for name in SIZES}
         networks.setdefault(row["network"], []).extend([Kernel(kind, **sizes)] * int(row["count"]))
     return networks
 

@@ -76,13 +76,12 @@ class KernelPlan:
     Attributes:
         unknown: the number of nodes by operator, for operators without a rule. Each counts as a kernel that reads its
             inputs and writes its outputs.
-        unsized: the number of nodes with an open size, whose work is left out.
-        layer_count: products and convolutions.
+        unsized: the number of nodes by operator, for nodes with an open size. Their work is left out.
     """
 
     kernels: tuple[Kernel, ...]
     unknown: dict[str, int]
-    unsized: int
+    unsized: dict[str, int]
 
     @property
     def macs(self) -> int:
@@ -92,13 +91,14 @@ class KernelPlan:
 def kernels_of(graph: Graph, batch: int = 1) -> KernelPlan:
     """The kernels of a graph whose shapes are for `batch` images, counted for one image."""
     groups = _Grouping(graph).groups()
-    unknown = Counter(node.op_type for node in graph.nodes if _is_unknown(node))
+    unknown = Counter(node.op_type for group in groups for node in group.nodes if node.op_type not in KNOWN)
     sized = [group for group in groups if _is_sized(group.nodes, graph)]
-    unsized = sum(len(group.nodes) for group in groups) - sum(len(group.nodes) for group in sized)
-    return KernelPlan(tuple(_kernel(group, graph, batch) for group in sized), dict(unknown.most_common()), unsized)
+    unsized = Counter(node.op_type for group in groups if group not in sized for node in group.nodes)
+    kernels = tuple(_kernel(group, graph, batch) for group in sized)
+    return KernelPlan(kernels, dict(unknown.most_common()), dict(unsized.most_common()))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Nodes of one kernel, in the order of the graph; `anchor` decides the kind."""
 
@@ -148,10 +148,10 @@ class _Grouping:
             return None
         if node.op_type in POINTWISE:
             return before if self._is_fused(node, before, inputs[0]) else None
-        if node.op_type == "Softmax" and before.anchor.op_type == "MatMul" and not self._has_weight(before.anchor):
+        if node.op_type == "Softmax" and self._is_product_of_activations(before.anchor):
             before.is_attention = True
             return before
-        if before.is_attention and (node.op_type in COPIES or node.op_type == "MatMul" and not self._has_weight(node)):
+        if before.is_attention and (node.op_type in COPIES or self._is_product_of_activations(node)):
             return before
         if node.op_type in REDUCTIONS and node.op_type != "GlobalAveragePool":
             return before if before.anchor.op_type in REDUCTIONS else None
@@ -171,8 +171,8 @@ class _Grouping:
         is_scale = node.op_type == "Mul" and len(self._inputs(node)) == 1
         return (is_scale or node.op_type in EPILOGUES) and len(self._graph.readers[latest]) == 1
 
-    def _has_weight(self, product: NodeProto) -> bool:
-        return any(self._source(name) in self._fixed or name in self._fixed for name in product.input[:2])
+    def _is_product_of_activations(self, node: NodeProto) -> bool:
+        return node.op_type == "MatMul" and not any(self._graph.is_weight(name) for name in node.input[:2])
 
     def _with_feeders_of_attentions(self, groups: list[_Group]) -> list[_Group]:
         """The groups, where copies and scales that only an attention reads are a part of it."""
@@ -207,10 +207,6 @@ def _fixed_tensors(graph: Graph) -> set[str]:
         if node.op_type in SHAPE_OPERATORS or all(name in fixed for name in node.input if name):
             fixed.update(node.output)
     return fixed
-
-
-def _is_unknown(node: NodeProto) -> bool:
-    return node.op_type not in KNOWN
 
 
 def _is_sized(nodes: Iterable[NodeProto], graph: Graph) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from edgevit.latency_model.kernels import KINDS, Kernel
 
 Floats = NDArray[np.float64]
 Precision = Literal["float32", "float16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Constants = Mapping[str, float]
 
 TILE = 64  # rows and columns of a product that one SM works on at a time

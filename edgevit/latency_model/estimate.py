@@ -1,0 +1,183 @@
+"""The latency of a graph on a board, predicted, with an interval from the errors of rows that were held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgevit.errors import ArtifactError, RecipeError, TargetError
+from edgevit.graphs.graph import OPERANDS
+from edgevit.latency_model.boards import board_rates, check_tensorrt, name_in_mode, power_mode_of
+from edgevit.latency_model.calibration import fitted
+from edgevit.latency_model.kernels import KernelPlan
+from edgevit.latency_model.roofline import PRECISIONS, BoardRates, Precision, times_of, work_of
+
+LAUNCHES_OF_UNKNOWN = 10  # the most kernels that a node without a rule is taken for
+NEWEST_CALIBRATED = (8, 7)  # compute capability
+NO_ENERGY = (
+    "not predictable: the published energies are of one classifier, in INT8, at the wall, in a power mode whose "
+    "clocks are not known"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A predicted latency. It was not measured.
+
+    Attributes:
+        board, power_mode: whose clocks and bandwidth were taken.
+        latency_ms: of one batch, device compute alone, as trtexec gives it.
+        low_80_ms, high_80_ms, low_90_ms, high_90_ms: intervals that held 80% and 90% of published latencies that the
+            fit had not seen.
+        shares: of the time, by what takes it: compute, memory, launches.
+        kernels: launches that TensorRT is likely to need.
+        unknown_operators: the number of nodes by operator, for operators that the prediction does not know.
+        energy_mj: None; `why_no_energy` says why.
+        notes: what widens the interval, in sentences.
+    """
+
+    board: str
+    power_mode: str
+    precision: Precision
+    batch_size: int
+    tensorrt: str | None
+    latency_ms: float
+    low_80_ms: float
+    high_80_ms: float
+    low_90_ms: float
+    high_90_ms: float
+    shares: Mapping[str, float]
+    kernels: int
+    macs: int
+    unknown_operators: Mapping[str, int]
+    energy_mj: float | None
+    why_no_energy: str
+    notes: tuple[str, ...]
+    label: Literal["predicted"] = "predicted"
+
+    @property
+    def bound_by(self) -> str:
+        """What takes the largest share of the time: compute, memory or launches."""
+        return max(self.shares, key=lambda name: self.shares[name])
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, and `bound_by`."""
+        return {**asdict(self), "bound_by": self.bound_by}
+
+    def sentences(self) -> list[str]:
+        """The estimate for people."""
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        return [
+            f"predicted {self.latency_ms:.3g} ms, 90% interval {self.low_90_ms:.3g} to {self.high_90_ms:.3g} ms, "
+            f"80% interval {self.low_80_ms:.3g} to {self.high_80_ms:.3g} ms",
+            f"{self.board} in {self.power_mode}, {self.precision}, batch {self.batch_size}, compute alone",
+            f"bound by {self.bound_by}: {shares}",
+            f"{self.macs / 1e9:.3g} G MACs for an image, {self.kernels} kernels",
+            f"energy {self.why_no_energy}",
+            *self.notes,
+        ]
+
+
+def estimate_of(
+    plan: KernelPlan,
+    board: str,
+    precision: str,
+    *,
+    batch_size: int = 1,
+    power_mode: str | None = None,
+    tensorrt: str | None = None,
+) -> Estimate:
+    """The predicted latency of kernels on a board.
+
+    Args:
+        board: a name of `BOARD_NAMES`.
+        precision: float32, float16 or int8.
+        power_mode: such as MAXN_SUPER; the board's fastest ordinary mode by default.
+        tensorrt: such as "10.3". It is checked against the board. In the published latencies, each kind of board has
+            its own versions, so the prediction does not tell versions apart.
+
+    Raises:
+        RecipeError: an unknown board, power mode, precision or version.
+        TargetError: no figures of the board are verified, or it does not run this precision.
+        ArtifactError: the size of a product or convolution is open.
+    """
+    name = name_in_mode(board, power_mode)
+    rates = board_rates(name)
+    checked = _checked_precision(precision, rates)
+    if tensorrt is not None:
+        check_tensorrt(name, tensorrt)
+    if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
+        what = "the sizes of products are open, so their work cannot be counted"
+        raise ArtifactError(what, got=", ".join(unsized), next="export the model with a fixed image size")
+    calibrated = fitted()
+    factor = calibrated["boards"].get(rates.family)
+    times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
+    scale = factor or 1.0
+    parts = {
+        "compute": float(times.compute_ms.sum()) * scale,
+        "memory": float(times.memory_ms.sum()) * scale,
+        "launches": float(times.launch_ms.sum()) * scale,
+    }
+    latency_ms = sum(parts.values())
+    if not latency_ms:
+        raise ArtifactError("the graph computes nothing", next="give the ONNX file of a network")
+    uncounted = {**plan.unsized, **plan.unknown}
+    extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
+    widths = _widths(calibrated["intervals"], rates, checked, factor is not None)
+    return Estimate(
+        board=name,
+        power_mode=power_mode_of(name),
+        precision=checked,
+        batch_size=batch_size,
+        tensorrt=tensorrt,
+        latency_ms=latency_ms,
+        low_80_ms=latency_ms / widths["80%"],
+        high_80_ms=latency_ms * widths["80%"] + extra_ms,
+        low_90_ms=latency_ms / widths["90%"],
+        high_90_ms=latency_ms * widths["90%"] + extra_ms,
+        shares={part: value / latency_ms for part, value in parts.items()},
+        kernels=len(plan.kernels),
+        macs=plan.macs,
+        unknown_operators=uncounted,
+        energy_mj=None,
+        why_no_energy=NO_ENERGY,
+        notes=tuple(_notes(rates, checked, factor is not None, uncounted)),
+    )
+
+
+def _checked_precision(precision: str, rates: BoardRates) -> Precision:
+    where, known = "--precision", next((one for one in PRECISIONS if one == precision), None)
+    if known is None:
+        what = "no latency is predicted in this precision: none is published"
+        raise RecipeError(what, where=where, got=precision, expected=", ".join(PRECISIONS))
+    if known == "int8" and rates.int8_tops is None:
+        is_old = not rates.has_tensor_cores
+        what = f"{rates.family} {'does not run INT8' if is_old else 'has no verified figure for INT8'}"
+        raise TargetError(what, where=where, got=precision, next="take --precision float16")
+    return known
+
+
+def _widths(
+    intervals: Mapping[str, Mapping[str, float]], rates: BoardRates, precision: Precision, is_known: bool
+) -> dict[str, float]:
+    """The factor on both sides of a prediction, by level."""
+    groups = ["known_board" if is_known else "new_board", *(["known_board_int8"] if precision == "int8" else [])]
+    widths = {level: max(intervals[group][level] for group in groups) for level in ("80%", "90%")}
+    is_newer = rates.compute_capability > NEWEST_CALIBRATED
+    return {level: math.exp(math.log(width) * (2 if is_newer else 1)) for level, width in widths.items()}
+
+
+def _notes(rates: BoardRates, precision: Precision, is_known: bool, uncounted: Mapping[str, int]) -> Iterator[str]:
+    if not is_known:
+        yield "the interval is wider: no latency of this board calibrates the prediction"
+    if rates.compute_capability > NEWEST_CALIBRATED:
+        yield "the interval is doubled: no board of this GPU's generation calibrates the prediction"
+    if precision == "int8":
+        yield "the interval is wider: INT8 is calibrated on two networks"
+    if precision == "float32" and rates.generation == 2:
+        yield "float32 is calibrated on older boards, which have no TF32"
+    if uncounted:
+        named = ", ".join(f"{count} × {operator}" for operator, count in uncounted.items())
+        yield f"the interval is wider upwards: {sum(uncounted.values())} nodes are not known: {named}"
