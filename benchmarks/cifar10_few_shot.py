@@ -61,6 +61,7 @@ def main() -> None:
     publish(
         result_name("cifar10_few_shot", asked.network),
         {
+            "network": asked.network,
             "shots": SHOTS,
             "side_px": SIDE,
             "support_drawn_from": 10 * UNIVERSE,

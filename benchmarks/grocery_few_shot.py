@@ -51,6 +51,7 @@ def main() -> None:
     publish(
         result_name("grocery_few_shot", asked.network),
         {
+            "network": asked.network,
             "shots": SHOTS,
             "side_px": SIDE,
             "images": {role: len(images) for role, images in data.items()},

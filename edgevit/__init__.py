@@ -19,13 +19,27 @@ from edgevit.version import __version__
 
 if TYPE_CHECKING:
     from edgevit.actions.compare_models import ModelComparison
-    from edgevit.api.functions import bundle, compare, compile, estimate, evaluate, export, load, profile, quantize, run
+    from edgevit.actions.first_difference import Difference
+    from edgevit.api.functions import (
+        bundle,
+        compare,
+        compile,
+        estimate,
+        evaluate,
+        export,
+        first_difference,
+        load,
+        profile,
+        quantize,
+        run,
+    )
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.errors import EdgevitError
     from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
+    "Difference",
     "EdgevitError",
     "Estimate",
     "Evaluation",
@@ -43,6 +57,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "first_difference",
     "load",
     "profile",
     "quantize",
@@ -56,11 +71,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "estimate", "evaluate", "export", "load", "profile", "quantize", "run",
+        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "load", "profile", "quantize",
+        "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
+    "edgevit.actions.first_difference": ("Difference",),
     "edgevit.errors": ("EdgevitError",),
     "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
 from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
 from edgevit.configs.fields import Purpose
-from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -246,7 +246,7 @@ def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context
 def _runtime(config: Stage, inputs: Mapping[str, Artifact], target: str) -> str:
     """The runtime on a target that the stage names, or else the runtime that opens its model."""
     named: str | None = getattr(config, "runtime", None)
-    if named is None or target in LOCAL_TARGETS:
+    if named is None or target == LOCAL_CPU:
         named = getattr(config, "runtime_here", None) or named
     return named or runtime_of(inputs["model"])
 

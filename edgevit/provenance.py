@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,11 +18,13 @@ from edgevit.artifacts import Artifact, Contents, Json, ancestors
 from edgevit.configs import STAGES, Fewshot, Stage
 from edgevit.configs.fields import Purpose, purpose_of
 from edgevit.configs.renamed import current_stage
+from edgevit.configs.runtimes import RUNTIMES
 from edgevit.configs.training import Training
 from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")
+SAME_MODULE = {runtime.package: runtime.package_with_cuda for runtime in RUNTIMES.values()}
 
 
 def provenance() -> Json:
@@ -123,11 +126,11 @@ def untrained(model: Artifact) -> str | None:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    """The installed version of a distribution, or None. A distribution with the same module may stand in its place."""
+    for name in filter(None, (package, SAME_MODULE.get(package))):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 @cache

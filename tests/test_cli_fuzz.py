@@ -40,8 +40,8 @@ COMMANDS = {
     "export": ("--model none --out out.onnx", "--classes --image-size --opset", "--precision --weights"),
     "quantize": (
         "none.onnx --calibration images --out out.onnx",
-        "--images --threads --min-sqnr-db --smoothquant",
-        "--precision --placement --calibrator",
+        "--images --threads --min-sqnr-db --max-top1-drop --smoothquant",
+        "--precision --placement --calibrator --validation",
     ),
     "models": ("", "--max-params --image-size", ""),
     "init": ("images --out new.yaml --force", "--latency-ms", "--target --out"),

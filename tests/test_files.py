@@ -21,7 +21,7 @@ from edgevit.artifacts import sha256_of_file
 from edgevit.cli import app
 from edgevit.configs import Digits
 from edgevit.data import dataset_artifacts, open_dataset
-from edgevit.errors import DataError, EdgevitError
+from edgevit.errors import DataError, EdgevitError, RecipeError
 from edgevit.graphs.files import artifact_from_onnx, read_onnx, write_onnx
 from edgevit.graphs.metadata import TensorRanges, trained_ranges_in
 from edgevit.recipe import load_recipe
@@ -130,6 +130,24 @@ def test_weights_in_constant_nodes_are_quantized_too(folder: Path, tmp_path: Pat
     run("quantize", tmp_path / "float.onnx", *calibrated, "--out", tmp_path / "int8.onnx")
     sizes = [(home / "int8.onnx").stat().st_size for home in (folder, tmp_path)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_quantize_says_what_labelled_images_lose(folder: Path, tmp_path: Path) -> None:
+    home = folder / "photos" / "test"
+    quantize = ("quantize", folder / "float.onnx", "--calibration", home, "--placement", "all", "--json")
+    gate = ("--validation", home, "--max-top1-drop", 0.9)
+    metrics = json.loads(run(*quantize, *gate, "--out", tmp_path / "int8.onnx"))["metrics"]
+    top1 = [
+        json.loads(run("evaluate", model, "--data", home, "--json"))["top1"]["value"]
+        for model in (folder / "float.onnx", tmp_path / "int8.onnx")
+    ]
+    assert metrics["top1_drop"]["value"] == pytest.approx(top1[0] - top1[1], abs=1e-9)
+    assert (metrics["top1_drop"]["n"], metrics["top1_drop"]["limit"]) == (60, 0.9)
+    with pytest.raises(RecipeError, match="give them as 'validation'"):
+        run(*quantize, "--max-top1-drop", 0.02, "--out", tmp_path / "other.onnx")
+    with pytest.raises(DataError, match="no images in class folders"):
+        run(*quantize, "--validation", home / "0", "--out", tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_quantize_says_so_where_the_float_model_ships(folder: Path, tmp_path: Path) -> None:

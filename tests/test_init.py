@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from edgevit.actions.early_checks import check_before_run
 from edgevit.actions.early_latency import deployed_chain, student_of
 from edgevit.actions.student_choice import deployed_form, rounded_up, weights_from
 from edgevit.cli import app
-from edgevit.configs import Compile, Export, Profile, Quantize
+from edgevit.configs import Compile, Distill, Export, Profile, Quantize, Recipe
 from edgevit.context import Context
 from edgevit.data import roles
 from edgevit.errors import ArtifactError, CheckFailed, RecipeError
@@ -95,8 +96,6 @@ def test_without_weights_the_student_learns_from_labels_alone(tmp_path: Path) ->
 
 
 def test_weights_from_a_file_teach_and_start_the_student(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     built = create_model("test_efficientnet", 1000)
     file = tmp_path / "test_efficientnet.r160_in1k.safetensors"
     save_file(built.module.state_dict(), file)
@@ -110,6 +109,42 @@ def test_weights_from_a_file_teach_and_start_the_student(tmp_path: Path) -> None
     assert recipe.datasets["photos"].few_shot.shots == 3
     teacher = next(stage for stage in recipe.stages if stage.id == "teacher")
     assert (teacher.support, teacher.pool) == ("photos.support", "photos.pool")
+    assert quantize_of(recipe).validation == "photos.pool"
+    assert losses_of(recipe) == [("soft", 1.0, False), ("cross_entropy", 0.5, False)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "validation", "standardized"),
+    [
+        ({"a": 12, "b": 12}, None, True),
+        ({"a": 60, "b": 60}, "photos.val", True),
+        ({"a": 120, "b": 20}, "photos.val", False),
+    ],
+    ids=["few", "enough", "unbalanced"],
+)
+def test_images_and_classes_decide_on_the_gate_and_the_losses(
+    counts: dict[str, int], validation: str | None, standardized: bool, tmp_path: Path
+) -> None:
+    """Without a pool, the logits are standardized, unless class weights need a larger share of the labels."""
+    file = tmp_path / "test_efficientnet.safetensors"
+    save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
+    status, said = init(photos(tmp_path / "photos", counts), "--weights", file, "--student", "test_vit")
+    assert status == 0, said
+    recipe = load_recipe(tmp_path / "new.yaml")
+    assert quantize_of(recipe).validation == validation
+    assert quantize_of(recipe).max_top1_drop == (None if validation is None else 0.02)
+    taught = [("soft", 9.0, True), ("cross_entropy", 0.1, False)]
+    assert losses_of(recipe) == (taught if standardized else [("soft", 1.0, False), ("cross_entropy", 0.5, False)])
+
+
+def quantize_of(recipe: Recipe) -> Quantize:
+    return next(stage for stage in recipe.stages if isinstance(stage, Quantize))
+
+
+def losses_of(recipe: Recipe) -> list[tuple[str, float, bool]]:
+    """The name of each loss of the student, its weight, and whether it standardizes the logits."""
+    student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
+    return [(term.loss, term.weight, getattr(term, "standardize", False)) for term in student.objectives]
 
 
 def test_unbalanced_classes_are_weighted(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
     [
         ("{stage: profile, id: latency, model: student, target: board}", "no checkpoint runs"),
         ("{stage: evaluate, id: top1, model: student, data: digits.test, target: board}", "no checkpoint runs"),
-        ("{stage: compile, id: engine, model: onnx, runtime: tensorrt}", "builds TensorRT engines on boards"),
+        ("{stage: compile, id: engine, model: onnx, runtime: tensorrt}", "TensorRT does not run on a CPU"),
+        ("{stage: compile, id: engine, model: onnx, target: local-gpu}", "each time it loads it"),
         ("{stage: compile, id: engine, model: onnx, max_batch: 8}", "only with runtime: tensorrt"),
         (
             "{stage: compile, id: engine, model: onnx, runtime: tensorrt, target: board, batch_size: 8, max_batch: 4}",
@@ -92,17 +93,9 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
         ),
         ("{stage: profile, id: latency, model: int8, target: board, runtime: openvino}", "run in ONNX Runtime"),
         (
-            "{stage: quantize, id: q, model: onnx, calibration: digits.train, target: local-gpu}",
-            "does not run on local",
-        ),
-        (
             "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt, placement: all,"
             " target: board}",
             "nothing else is timed",
-        ),
-        (
-            "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt, target: local-gpu}",
-            "timed on a target over SSH, not on local-gpu",
         ),
         ("{stage: profile, id: latency, model: int8, target: '../board'}", "the name of a target has"),
         ("{stage: profile, id: latency, model: int8, target: 3}", "valid string"),
@@ -121,6 +114,9 @@ def test_a_model_that_was_compiled_here_does_not_run_there(home: Path) -> None:
     path.write_text(path.read_text() + "  - {stage: profile, id: latency, model: engine, target: board}\n")
     name_board(home / "project" / "targets.yaml")
     with pytest.raises(RecipeError, match="is compiled for this machine"):
+        load_recipe(path)
+    path.write_text(path.read_text().replace("engine, target: board", "engine, target: local-gpu"))
+    with pytest.raises(RecipeError, match="is compiled for this machine's CPU"):
         load_recipe(path)
 
 
@@ -151,7 +147,7 @@ ENGINE = """\
         ("{stage: bundle, id: bundle, model: int8, compiled: true, serve: [deepstream]}", "'int8' is not one"),
     ],
 )
-def test_an_engine_runs_on_the_board_that_built_it(home: Path, line: str, said: str) -> None:
+def test_an_engine_runs_on_the_target_that_built_it(home: Path, line: str, said: str) -> None:
     path = recipe(home / "project", ENGINE + line)
     name_board(home / "project" / "targets.yaml")
     with pytest.raises(RecipeError, match=said) as caught:
@@ -187,6 +183,15 @@ def test_what_a_bundle_cannot_hold_is_said_at_its_option(
     assert any(said in text and f"{path}:{line}" in text for text in str(caught.value).split("\n\n"))
 
 
+def test_an_engine_of_local_gpu_stays_there(home: Path) -> None:
+    built = "{stage: compile, id: engine, model: int8, runtime: tensorrt, target: local-gpu}\n  - "
+    name_board(home / "home" / "edgevit" / "targets.yaml")  # of the stages before it
+    line = "{stage: profile, id: latency, model: engine, target: local-gpu}"
+    assert load_recipe(recipe(home / "project", built + line)).stages[-1].runs_on() == ("local-gpu",)
+    with pytest.raises(RecipeError, match="is compiled on 'local-gpu', and does not run on 'local-cpu'"):
+        load_recipe(recipe(home / "project", built + line.replace("local-gpu", "local-cpu")))
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
 def test_a_model_is_compiled_on_the_target_and_stays_there(home: Path, runtime: str) -> None:
     line = ENGINE.replace("tensorrt", runtime) + "{stage: profile, id: latency, model: engine"
@@ -197,12 +202,13 @@ def test_a_model_is_compiled_on_the_target_and_stays_there(home: Path, runtime: 
         load_recipe(recipe(home / "project", f"{line}}}"))
 
 
-def test_forms_for_tensorrt_are_timed_on_a_board_alone(home: Path) -> None:
+@pytest.mark.parametrize("target", ["board", "local-gpu"])
+def test_forms_for_tensorrt_are_timed_on_a_gpu_alone(home: Path, target: str) -> None:
     line = "{stage: quantize, id: q, model: onnx, calibration: digits.train, runtime: tensorrt"
-    path = recipe(home / "project", f"{line}, target: board}}")
+    path = recipe(home / "project", f"{line}, target: {target}}}")
     name_board(home / "project" / "targets.yaml")
     there = load_recipe(path).stages[-1]
-    assert (there.is_timed, there.runs_on()) == (True, ("local-cpu", "board"))
+    assert (there.is_timed, there.runs_on()) == (True, ("local-cpu", target))
     here = load_recipe(recipe(home / "project", f"{line}}}")).stages[-1]
     assert (here.is_timed, here.runs_on()) == (False, ("local-cpu",))
 

@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SCRIPTS = ROOT / "benchmarks"
 # Parts of a file's name that are written otherwise in a title.
-SPELLED = {"cifar10": "CIFAR-10", "tensorrt": "TensorRT", "omniglot": "Omniglot", "qat": "QAT"}
+SPELLED = {
+    "cifar10": "CIFAR-10",
+    "mobilenetv2": "MobileNetV2",
+    "omniglot": "Omniglot",
+    "qat": "QAT",
+    "tensorrt": "TensorRT",
+}
 
 
 @dataclass(frozen=True)

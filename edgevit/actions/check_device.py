@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from edgevit.configs.runtimes import TENSORRT
+from edgevit.configs.targets import LOCAL_GPU
 from edgevit.findings import Finding
 from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts, findings, host_facts
@@ -36,15 +38,18 @@ def check_device(target: NamedTarget) -> CheckedDevice:
     with reached(target) as session:
         facts = host_facts(probed(session))
     if target.config is None:
-        return CheckedDevice(target.name, facts, tuple(_of_local(target.name, findings(facts))))
+        return CheckedDevice(target.name, facts, tuple(_of_local(target.name, facts)))
     looked_at = findings(facts, target.config.runtime)
     return CheckedDevice(target.name, facts, (*looked_at, *asked(target.config, facts)))
 
 
-def _of_local(name: str, looked_at: Iterable[Finding]) -> Iterator[Finding]:
-    """What was looked at on this machine. The target local-gpu needs a GPU."""
-    for finding in looked_at:
-        if name == "local-gpu" and finding.name == "gpu" and finding.state == "absent":
+def _of_local(name: str, facts: HostFacts) -> Iterator[Finding]:
+    """What was looked at on this machine. The target local-gpu needs a GPU, and TensorRT only for engines."""
+    is_gpu = name == LOCAL_GPU
+    for finding in findings(facts, TENSORRT.name if is_gpu and facts.has_nvidia_gpu else None):
+        if is_gpu and finding.name == "gpu" and finding.state == "absent":
             yield Finding("gpu", "missing", finding.found, "install NVIDIA's driver, or use local-cpu")
+        elif is_gpu and finding.name == "tensorrt" and finding.state == "missing":
+            yield replace(finding, state="absent")
         else:
             yield finding

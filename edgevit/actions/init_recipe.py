@@ -122,6 +122,14 @@ class _Images:
         return "photos.pool" if self.pool else self.labelled
 
     @property
+    def validation(self) -> str | None:
+        """The role on which the quantized forms' answers are compared with float; None if all images were learned from.
+
+        Without labels that nothing learned from, the share of changed answers on the pool is reported.
+        """
+        return self.val or ("photos.pool" if self.pool else None)
+
+    @property
     def roles(self) -> list[str]:
         """All roles that the recipe uses."""
         return list(dict.fromkeys(filter(None, (self.labelled, self.calibration, self.test, self.val))))

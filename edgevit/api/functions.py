@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.actions.compare_models import ModelComparison
+    from edgevit.actions.first_difference import Difference
     from edgevit.latency_model.estimate import Estimate
 
 ModelLike = Model | str | Path
@@ -129,25 +130,31 @@ def export(
     return _exported_module(model, names, _preprocess(image_size, mean, std), options)
 
 
-def quantize(model: ModelLike, calibration: Data, **options: Any) -> Model:
+def quantize(model: ModelLike, calibration: Data, validation: Data | None = None, **options: Any) -> Model:
     """Quantize an ONNX model after training. Its closeness to the float model is checked.
 
     Args:
         model: a float ONNX model.
         calibration: a folder of images, labelled or not, or a data set object (see `evaluate`).
+        validation: labelled images, as a folder CLASS/*.jpg or a data set object. On these, a form may lose
+            `max_top1_drop` of top-1 against the float model, 0.01 by default. `metrics["top1_drop"]` holds the loss.
         options: more options of the stage `quantize`: `calibration_images`, `runtime`, `precision`, `calibrator`,
-            `placement`, `threads`, …
+            `placement`, `threads`, `min_sqnr_db`, `max_top1_drop`, …
 
     Raises:
-        ParityError: the quantized model is too far from the float model.
+        ParityError: the quantized model is too far from the float model, or loses too much accuracy.
 
     Returns:
         The quantized model; the float model where `placement` is "fastest" and no INT8 form is faster on this machine.
     """
     from edgevit.configs import Quantize
 
-    with unlabelled_images(calibration, stages(), argument("quantize", "calibration")) as images:
-        inputs = {"model": _artifact(model), "calibration": images}
+    with ExitStack() as opened:
+        images = unlabelled_images(calibration, stages(), argument("quantize", "calibration"))
+        inputs = {"model": _artifact(model), "calibration": opened.enter_context(images)}
+        if validation is not None:
+            labelled = support_images(validation, stages(), argument("quantize", "validation"))
+            inputs["validation"] = opened.enter_context(labelled)
         return Model(_artifact_of(Quantize, "quantized", inputs, options))
 
 
@@ -155,7 +162,8 @@ def compile(model: ModelLike, target: str = LOCAL_CPU, **options: Any) -> Model:
     """Compile an ONNX model for the runtime of a target. Its answers are checked against the model's.
 
     Args:
-        target: where the model will run: "local-cpu", or a name in targets.yaml for a TensorRT engine.
+        target: where the model will run: "local-cpu", or a name in targets.yaml. A TensorRT engine is built on
+            "local-gpu", or on a machine in targets.yaml.
         options: more options of the stage `compile`: `runtime` ("tensorrt" builds an engine), and for an engine
             `batch_size`, `max_batch`, `builder_level`, `workspace_mib`, …
 
@@ -175,6 +183,39 @@ def compile(model: ModelLike, target: str = LOCAL_CPU, **options: Any) -> Model:
     from edgevit.configs import Compile
 
     return Model(_artifact_of(Compile, "engine", {"model": _artifact(model)}, {"target": target, **options}))
+
+
+def first_difference(model: ModelLike, target: str, **options: Any) -> Difference:
+    """Find the first tensor in which the TensorRT engine of a model differs, where `compile` refuses its outputs.
+
+    Engines are built on the target, with tensors of the ONNX file as further outputs. They are held against ONNX
+    Runtime here. `edgevit compile --find-difference` does this, too.
+
+    Args:
+        model: the ONNX model.
+        target: what builds engines: "local-gpu", or a name in targets.yaml.
+        options: those of `compile`, apart from `runtime`: `batch_size`, `max_batch`, `builder_level`, …
+
+    Returns:
+        The first tensor that differs, and the tensors before it that agree. `first` is None where every engine with
+        further outputs is right.
+
+    Raises:
+        TargetError: the target builds no engines, or a build or a run fails there.
+        ArtifactError: TensorRT does not take the model with further outputs.
+
+    Example:
+        >>> found = edgevit.first_difference("int8.onnx", "orin", max_batch=8)  # doctest: +SKIP
+        >>> found.first and found.first.node  # doctest: +SKIP
+    """
+    from edgevit.actions import first_difference as search
+    from edgevit.actions.single_stage import stage_config_from_arguments
+    from edgevit.configs import Compile
+
+    fields = {"id": "engine", "model": "model", "target": target, "runtime": "tensorrt"}
+    given = check_options(options, ("stage", *fields), "compile")
+    config = stage_config_from_arguments(Compile, **fields, **given)
+    return search.first_difference(_artifact(model), config, stages().context)
 
 
 @overload

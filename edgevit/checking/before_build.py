@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from onnx import TensorProto
+
 from edgevit.checking.check import graph_of
 from edgevit.checking.older_parsers import ParserVerdict, full_name, parser_verdicts
 from edgevit.checking.rules import tensorrt_diagnostics
@@ -14,6 +16,7 @@ from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.types import short_type_name
 from edgevit.graphs.walk import nodes, opset_of
+from edgevit.targets.boards.table import lacks_fp8
 from edgevit.targets.boards.versions import version_numbers
 from edgevit.targets.trtexec.commands import PLAIN_NAME
 
@@ -21,6 +24,7 @@ TABLES: dict[tuple[int, ...], str] = {
     (10, 3): "10.1"
 }  # a version of boards → the nearest version with a published table of operators
 MOST_NAMED = 5
+FP8 = short_type_name(TensorProto.FLOAT8E4M3FN)
 
 
 class Refusal(NamedTuple):
@@ -31,17 +35,18 @@ class Refusal(NamedTuple):
     next: str
 
 
-def check_before_build(path: Path, version: str, is_jetson: bool, where: str) -> None:
+def check_before_build(path: Path, version: str, module: str | None, where: str) -> None:
     """Raise ArtifactError if a TensorRT version is known to refuse an ONNX file. The error names the nodes.
 
     The rules are those of `edgevit check`. Only errors count: warnings cost time, and a build shows how much.
 
     Args:
         version: of the TensorRT that would build it.
-        is_jetson: whether a Jetson would build it, so that types count that its GPU does not compute.
+        module: the number of the Jetson module that would build it, so that types count that its GPU does not compute;
+            None for another GPU.
         where: the model, for the error.
     """
-    refusals = refused(graph_of(read_onnx(path), path), version, is_jetson)
+    refusals = refused(graph_of(read_onnx(path), path), version, module)
     if refusals:
         more = len(refusals) - MOST_NAMED
         named = [f"{shortened(refusal.node)}: {refusal.what}" for refusal in refusals[:MOST_NAMED]]
@@ -53,8 +58,8 @@ def check_before_build(path: Path, version: str, is_jetson: bool, where: str) ->
         )
 
 
-def refused(graph: Graph, version: str, is_jetson: bool) -> list[Refusal]:
-    """The nodes that a TensorRT version is known to refuse."""
+def refused(graph: Graph, version: str, module: str | None) -> list[Refusal]:
+    """The nodes that a TensorRT version is known to refuse on a Jetson module; None for another GPU."""
     by_rules = (
         Refusal(diagnostic.node, diagnostic.what, diagnostic.next)
         for diagnostic in tensorrt_diagnostics(graph)
@@ -62,9 +67,10 @@ def refused(graph: Graph, version: str, is_jetson: bool) -> list[Refusal]:
     )
     table = TABLES.get(version_numbers(version)[:2])
     verdicts = (verdict for verdict in parser_verdicts(graph) if verdict.parser.version == table)
-    by_table = (refusal for verdict in verdicts for refusal in _by_table(graph, verdict, is_jetson))
+    by_table = (refusal for verdict in verdicts for refusal in _by_table(graph, verdict, module))
+    by_gpu = _wrong_types(graph, [FP8]) if lacks_fp8(module) else ()
     first_of_node: dict[str, Refusal] = {}
-    for refusal in (*_wrong_inputs(graph), *by_rules, *by_table):
+    for refusal in (*_wrong_inputs(graph), *by_rules, *by_table, *by_gpu):
         first_of_node.setdefault(refusal.node, refusal)
     return list(first_of_node.values())
 
@@ -77,7 +83,7 @@ def _wrong_inputs(graph: Graph) -> Iterator[Refusal]:
             yield Refusal(value.name, what, "rename the input in the ONNX file")
 
 
-def _by_table(graph: Graph, verdict: ParserVerdict, is_jetson: bool) -> Iterator[Refusal]:
+def _by_table(graph: Graph, verdict: ParserVerdict, module: str | None) -> Iterator[Refusal]:
     parser = verdict.parser
     if verdict.opset_too_new:
         what = f"opset {opset_of(graph.model)}; the parser takes at most {parser.newest_opset}"
@@ -86,7 +92,7 @@ def _by_table(graph: Graph, verdict: ParserVerdict, is_jetson: bool) -> Iterator
         if full_name(node) in verdict.operators:
             what = f"NVIDIA's table of TensorRT {parser.version} has no {full_name(node)}"
             yield Refusal(node.name or node.output[0], what, NEWER_BOARD)
-    if is_jetson:
+    if module is not None:
         yield from _wrong_types(graph, verdict.types)
 
 

@@ -23,7 +23,7 @@ devices = typer.Typer(
     name="devices",
     cls=SubcommandGroup,
     no_args_is_help=True,
-    help="Name the machines that you can reach over SSH, and check what is there.",
+    help="Name the machines that run models, over SSH or here, and check what is there.",
 )
 
 
@@ -31,13 +31,13 @@ def add(
     name: Name,
     address: Annotated[
         str,
-        typer.Argument(help="ssh://[user@]host[:port]. The host may be a name in your SSH config.", metavar="ADDRESS"),
+        typer.Argument(help="ssh://[user@]host[:port], or local: this machine.", metavar="ADDRESS"),
     ],
     python: Annotated[
         str, typer.Option("--python", help="Command that starts Python 3.8 or later there.")
-    ] = default_of("SshTarget", "python"),
+    ] = default_of("MachineTarget", "python"),
     work_folder: Annotated[str, typer.Option("--work-folder", help="Folder for edgevit's files there.")] = default_of(
-        "SshTarget", "work_folder"
+        "MachineTarget", "work_folder"
     ),
     runtime: Annotated[
         str | None,
@@ -48,7 +48,7 @@ def add(
     ] = None,
     clocks: Annotated[
         str, typer.Option("--clocks", help="leave, or lock: check says whether the clocks are locked.")
-    ] = default_of("SshTarget", "clocks"),
+    ] = default_of("MachineTarget", "clocks"),
     onnxruntime: Annotated[
         str | None,
         typer.Option("--onnxruntime", help="Version to bring along; or installed, to use the one that is there."),
@@ -60,14 +60,16 @@ def add(
     project: Project = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Name a machine that you can reach over SSH. Nothing is connected yet.
+    """Name a machine that you can reach over SSH, or this one. Nothing is connected yet.
 
-    The name goes into targets.yaml in ~/.config/edgevit. With --project, it goes into targets.yaml in this folder.
+    The host in an address may be a name in your SSH config. The address local is this machine, perhaps with another
+    Python. The name goes into targets.yaml in ~/.config/edgevit. With --project, it goes into targets.yaml in this
+    folder.
 
     Example: edgevit devices add orin ssh://me@orin.local --power-mode 25W
     """
     from edgevit.actions.single_stage import record_from_options
-    from edgevit.configs import SshTarget
+    from edgevit.configs import MachineTarget
     from edgevit.targets.named import NamedTarget, add_target
 
     given = {
@@ -81,7 +83,7 @@ def add(
         "tensorrt": tensorrt,
     }
     file = _file(project)
-    config = record_from_options(SshTarget, given, {"host": "ADDRESS"})
+    config = record_from_options(MachineTarget, given, {"host": "ADDRESS"})
     add_target(name, config, file)
     if as_json:
         print_json(_record(NamedTarget(name, config, file)))

@@ -199,6 +199,18 @@ def quantize(
             "Least closeness to the float model: SQNR of the logits, in dB; 10 by default.",
         ),
     ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--validation", help="Folder of labelled images, to compare accuracy with the float model's."),
+    ] = None,
+    max_top1_drop: Annotated[
+        float | None,
+        number(
+            "--max-top1-drop",
+            bounds.LOSS,
+            "Largest loss of top-1 on --validation, as a fraction; 0.01, one point, by default.",
+        ),
+    ] = None,
     smoothquant: Annotated[
         float | None,
         number("--smoothquant", bounds.FRACTION, "SmoothQuant strength α, 0 to 1; 0.5 is usual. Off by default."),
@@ -211,7 +223,10 @@ def quantize(
     """Quantize an ONNX model, calibrated on images and checked against the float model.
 
     With --placement fastest, several quantized forms are timed on the target. If none is faster than the float model,
-    the float model is written. For tensorrt, the forms are timed on a --target that is reached over SSH.
+    the float model is written. For tensorrt, the forms are timed on a --target with a GPU.
+
+    With --validation, a form is refused that loses more top-1 than --max-top1-drop, by more than chance explains. Take
+    images that the model was not trained on, and that do not test it later.
 
     Example: edgevit quantize deit.onnx --calibration photos/train --out deit.int8.onnx
     """
@@ -233,10 +248,15 @@ def quantize(
             target=target,
             threads=threads,
             min_sqnr_db=min_sqnr_db,
+            validation=None if validation is None else "validation",
+            max_top1_drop=max_top1_drop,
             smoothquant=smoothquant,
             bias_correction=bias_correction,
         )
-        quantized = stages.make(config, model=stages.model(model), calibration=stages.unlabelled_images(calibration))
+        inputs = {"model": stages.model(model), "calibration": stages.unlabelled_images(calibration)}
+        if validation is not None:
+            inputs["validation"] = stages.support_images(validation)
+        quantized = stages.make(config, **inputs)
         _write_model(quantized, out, as_json)
     if not quantized.metrics["quantized_ops"]:
         echo("this is the float model: no INT8 form was both faster and close enough to it", err=as_json)
@@ -251,7 +271,7 @@ def compile(
     out: Annotated[Path, typer.Option("--out", help="The file to write; for tensorrt the folder.")],
     runtime: Annotated[
         str,
-        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the TensorRT of a target over SSH."),
+        typer.Option("--runtime", help="onnxruntime; or tensorrt, by the TensorRT of local-gpu or of a board."),
     ] = default_of("Compile", "runtime"),
     target: TargetName = default_of("Compile", "target"),
     batch: Annotated[

@@ -364,10 +364,10 @@ def _print_next(stages: Mapping[str, Artifact], folder: Path) -> None:
 
 
 def _target_of(model: Artifact) -> tuple[str, ...]:
-    """The option that names the target of a model that was compiled for another machine than this one."""
-    from edgevit.configs.targets import LOCAL_TARGETS
+    """The option that names the target of a model that was compiled for another target than this machine's CPU."""
+    from edgevit.configs.targets import LOCAL_CPU
 
-    if not model.is_compiled or (bound_to := model.model_file.bound_to) is None or bound_to.name in LOCAL_TARGETS:
+    if not model.is_compiled or (bound_to := model.model_file.bound_to) is None or bound_to.name == LOCAL_CPU:
         return ()
     return (f"--target {bound_to.name}",)
 

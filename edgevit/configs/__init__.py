@@ -57,7 +57,7 @@ from edgevit.configs.stages import (
     Report,
     StageConfig,
 )
-from edgevit.configs.targets import SshTarget
+from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
     HEAD_TEACHERS,
     Augmentation,
@@ -111,6 +111,7 @@ __all__ = [
     "HuggingFace",
     "ImageFolder",
     "Load",
+    "MachineTarget",
     "MergeTokens",
     "Npz",
     "Objective",
@@ -125,7 +126,6 @@ __all__ = [
     "Report",
     "SoftDistillation",
     "Splits",
-    "SshTarget",
     "Stage",
     "StageConfig",
     "Stream",

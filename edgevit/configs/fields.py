@@ -114,7 +114,7 @@ class Takes:
             learned from    weights, or the heads of an evaluation, are made from it
             adapted to      a few labelled images, and each of them counts
             calibrated by   ranges, a temperature or a threshold are measured on it
-            validated on    its accuracy is reported during training
+            validated on    accuracy on it is reported during training, or decides which quantized form ships
             judged by       accuracy is measured on it
             names only      its class names are taken, and no image
 
@@ -148,6 +148,7 @@ AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
 CalibratedBy = Annotated[str, Takes(("dataset",), "calibrated by")]
 CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_labels=True)]
 ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
+ValidatedByLabels = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
 JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
 NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]

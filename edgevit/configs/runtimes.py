@@ -22,6 +22,7 @@ class RuntimeInfo:
         extra: the extra of edgevit that installs it; None where edgevit itself does.
         opens: the kinds of artifact that it opens.
         module: where its session on this machine is; "" where there is none.
+        package_with_cuda: a distribution with the same module that also has CUDA; "" where there is none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class RuntimeInfo:
     extra: str | None
     opens: tuple[Kind, ...]
     module: str
+    package_with_cuda: str = ""
 
     @property
     def install_command(self) -> str:
@@ -44,6 +46,7 @@ ONNXRUNTIME = RuntimeInfo(
     extra=None,
     opens=("onnx", "engine"),
     module="edgevit.runtimes.onnxruntime.session",
+    package_with_cuda="onnxruntime-gpu",
 )
 OPENVINO = RuntimeInfo(
     name="openvino",

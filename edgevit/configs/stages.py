@@ -26,6 +26,7 @@ from edgevit.configs.fields import (
     Fraction,
     ImageCount,
     LearnedFrom,
+    Loss,
     MeasuredSeconds,
     MeasurementRef,
     ModelRef,
@@ -36,12 +37,15 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Threads,
+    ValidatedByLabels,
     WarmupSeconds,
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
-from edgevit.configs.stage import OnTarget, Stage
-from edgevit.configs.targets import LOCAL_CPU, LOCAL_TARGETS, TargetName
+from edgevit.configs.stage import Budget, OnTarget, Stage
+from edgevit.configs.targets import LOCAL_CPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
+
+TOP1_DROP = 0.01  # the default of max_top1_drop without a budget
 
 
 class PseudoLabel(Stage):
@@ -221,9 +225,9 @@ class Quantize(Stage):
         description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
         "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
         "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships. "
-        "For TensorRT, engines of the forms are built, compared with float and timed on a `target` over SSH: "
-        "float16, the integer forms and, where the GPU has it, FP8. These engines are built with the defaults of "
-        "`compile`. Without such a target, `fastest` means `all`.",
+        "For TensorRT, engines of the forms are built, compared with float and timed on `target`: float16, the "
+        "integer forms and, where the GPU has it, FP8. These engines are built with the defaults of `compile`. On "
+        "`local-cpu`, `fastest` then means `all`.",
     )
     target: Annotated[TargetName, Added()] = Field(
         LOCAL_CPU, description="Device that times the forms, with `placement: fastest`."
@@ -234,8 +238,20 @@ class Quantize(Stage):
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
         "it, the layers that cost most stay float. 10 by default; 0 with `calibrator: trained`.",
     )
+    validation: Annotated[ValidatedByLabels | None, Added()] = Field(
+        None,
+        description="Images on which each form's answers are compared with the float model's; at most 2,000, drawn by "
+        "`seed`. With labels, a form that loses more than `max_top1_drop` is refused. Without labels, the share of "
+        "changed answers is reported, and no form is refused by it.",
+    )
+    max_top1_drop: Annotated[Loss | None, Added()] = Field(
+        None,
+        description="Largest loss of top-1 against the float model on `validation`, as a fraction. A form is refused "
+        "if its loss is larger and the 95% interval of the loss lies above 0; the layers that cost most stay float. "
+        "By default `budget.top1_drop` of the recipe, or 0.01 without it.",
+    )
     sensitivity: bool = Field(
-        False, description="Whether the cost of each layer alone is measured, even if `min_sqnr_db` is met without."
+        False, description="Whether the cost of each layer alone is measured, even if both gates are passed without."
     )
     seed: Seed = Field(0, description="Seed of the choice of calibration images.")
 
@@ -248,11 +264,15 @@ class Quantize(Stage):
         return self
 
     @model_validator(mode="after")
+    def _limit_has_images(self) -> Self:
+        if self.max_top1_drop is not None and self.validation is None:
+            raise ValueError("max_top1_drop is measured on labelled images: give them as 'validation'")
+        return self
+
+    @model_validator(mode="after")
     def _target_times(self) -> Self:
         if self.target != LOCAL_CPU and self.placement != "fastest":
             raise ValueError("'target' goes with placement: fastest: nothing else is timed")
-        if self.target != LOCAL_CPU and not self.is_timed:
-            raise ValueError(f"forms for TensorRT are timed on a target over SSH, not on {self.target}")
         return self
 
     @model_validator(mode="after")
@@ -271,6 +291,17 @@ class Quantize(Stage):
         """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
         return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
 
+    @property
+    def largest_top1_drop(self) -> float:
+        """`max_top1_drop`, or its default outside a recipe with a limit in its budget."""
+        return TOP1_DROP if self.max_top1_drop is None else self.max_top1_drop
+
+    def within_budget(self, budget: Budget) -> Self:
+        """This stage with the budget's limit as `max_top1_drop`, if it has validation images and no own limit."""
+        if self.validation is None or self.max_top1_drop is not None or budget.top1_drop is None:
+            return self
+        return self.model_copy(update={"max_top1_drop": budget.top1_drop})
+
     def runs_on(self) -> tuple[str, ...]:
         """This machine calibrates and compares with float; the target times."""
         timed_on = self.target if self.is_timed else LOCAL_CPU
@@ -284,7 +315,7 @@ class Quantize(Stage):
     @property
     def is_timed(self) -> bool:
         """Whether the result is the fastest of several forms."""
-        return self.placement == "fastest" and (self.runtime != "tensorrt" or self.target not in LOCAL_TARGETS)
+        return self.placement == "fastest" and (self.runtime != "tensorrt" or self.target != LOCAL_CPU)
 
 
 TENSORRT_OPTIONS = (
@@ -307,8 +338,8 @@ class Compile(OnTarget):
     model: OnnxRef = Field(description="ONNX file to compile.")
     runtime: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime",
-        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the TensorRT of a target "
-        "that is reached over SSH.",
+        description="Runtime that loads the compiled model. `tensorrt` builds an engine with the TensorRT of "
+        "`local-gpu`, or of a machine of targets.yaml.",
     )
     batch_size: Annotated[BatchSize, Added()] = Field(
         1, description="Number of images in a batch that a TensorRT engine is tuned for."

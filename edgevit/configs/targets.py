@@ -1,4 +1,4 @@
-"""The options of a target in targets.yaml: a machine that is reached over SSH."""
+"""The options of a target in targets.yaml: a machine that is reached over SSH, or this one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ LONGEST_VALUE = 500  # characters of a command, a folder, a name
 HIGHEST_PORT = 65535
 
 LOCAL_CPU, LOCAL_GPU = LOCAL_TARGETS
+THIS_HOST = "local"  # in place of an address: this machine
 INSTALLED = "installed"  # the ONNX Runtime of the target's own Python
 TensorrtChoice = Literal["trtexec", "python"]
 
@@ -44,7 +45,7 @@ def ssh_address(text: str) -> SshAddress:
     """The parts of an address. Raises ValueError if it is not one, or if it holds a password."""
     matched = _ADDRESS.fullmatch(text)
     if matched is None:
-        raise ValueError("an address is ssh://[user@]host[:port]")
+        raise ValueError(f"an address is ssh://[user@]host[:port], or {THIS_HOST} for this machine")
     user, host, port = matched["user"], matched["host"], matched["port"]
     if user is not None and ":" in user:
         raise ValueError("an address holds no password: SSH uses your keys")
@@ -58,8 +59,9 @@ def ssh_address(text: str) -> SshAddress:
     return SshAddress(user, bare, None if port is None else int(port))
 
 
-def _address(text: str) -> str:
-    ssh_address(text)
+def _host(text: str) -> str:
+    if text != THIS_HOST:
+        ssh_address(text)
     return text
 
 
@@ -116,11 +118,12 @@ def check_target_name(name: str) -> str:
 TargetName = Annotated[str, AfterValidator(check_target_name)]
 
 
-class SshTarget(Frozen):
-    """A machine that is reached over SSH."""
+class MachineTarget(Frozen):
+    """A machine whose agent runs models. It is reached over SSH, or it is this one."""
 
-    host: Annotated[_Text, AfterValidator(_address)] = Field(
-        description="Address, `ssh://[user@]host[:port]`. The host may be a name in your SSH config."
+    host: Annotated[_Text, AfterValidator(_host)] = Field(
+        description="Address, `ssh://[user@]host[:port]`. The host may be a name in your SSH config. `local`: this "
+        "machine."
     )
     runtime: Literal["onnxruntime", "tensorrt"] | None = Field(
         None, description="Runtime that models are meant for there. `devices check` says whether it is there."
@@ -149,6 +152,11 @@ class SshTarget(Frozen):
     )
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return self.host == THIS_HOST
+
+    @property
     def address(self) -> SshAddress:
-        """The parts of `host`."""
+        """The parts of `host`. Raises ValueError for this machine, which has no address."""
         return ssh_address(self.host)

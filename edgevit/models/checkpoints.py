@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from edgevit.models.weights_files import WeightsFile
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHOWN_KEYS = 3
+CONVERTED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights in a user's file
 
 
 def save_checkpoint(model: nn.Module, description: ModelDescription, out: Path) -> None:
@@ -156,16 +158,18 @@ def _with_inference(built: BuiltModel, inference: Inference | None) -> BuiltMode
 def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
     """Load a user's weights into a model. A classifier of another shape is left out: the model keeps its classifier.
 
-    Batch norm's count of batches may be missing: old files lack it, and the outputs do not depend on it.
+    Weights in float16, bfloat16 and float64 are converted to the model's float32. Batch norm's count of batches may be
+    missing: old files lack it, and the outputs do not depend on it.
 
     Returns:
         Whether the classifier came from the file.
 
     Raises:
-        ArtifactError: the weights belong to another model.
+        ArtifactError: the weights belong to another model, are of another type, or are not finite.
     """
     state = weights.state
     own = timm_model(built.module).state_dict()
+    _check_values({key: state[key] for key in own if key in state and own[key].is_floating_point()}, weights.path)
     heads = classifier_prefixes(built.module)
     new = {
         key: own[key] for key in own if key.startswith(heads) and key in state and state[key].shape != own[key].shape
@@ -181,6 +185,29 @@ def num_classes_of_weights(built: BuiltModel, weights: WeightsFile) -> int:
         if f"{prefix}weight" in weights.state:
             return int(weights.state[f"{prefix}weight"].shape[0])
     return built.description.num_classes
+
+
+def _check_values(state: Mapping[str, Tensor], where: Path) -> None:
+    """Raise ArtifactError if weights are not floating-point numbers, or a weight is NaN or infinite."""
+    of_other_types = [f"{key} ({str(value.dtype).removeprefix('torch.')})" for key, value in state.items()
+                      if value.dtype not in CONVERTED_TYPES]  # fmt: skip
+    if of_other_types:
+        raise ArtifactError(
+            "these weights are quantized or complex, and their scales are not known",
+            where=where,
+            got=listed(of_other_types, SHOWN_KEYS),
+            expected="float32, float16, bfloat16 or float64",
+            next="take the weights from before quantization",
+        )
+    not_finite = [key for key, value in state.items() if not value.isfinite().all()]
+    if not_finite:
+        raise ArtifactError(
+            "weights are NaN or infinite",
+            where=where,
+            got=listed(not_finite, SHOWN_KEYS),
+            expected="finite numbers",
+            next="take an earlier checkpoint of the training, or a file in float32 if this one is in float16",
+        )
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
@@ -201,9 +228,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
             where=where,
             got="; ".join(f"{verb} {listed(keys, SHOWN_KEYS)}" for verb, keys in parts if keys),
             expected=f"{len(own)} tensors of {type(target).__name__}",
-            next="check model, model_args and image_size",
+            next=_way_to_fit(missing + unknown, reshaped),
         )
     target.load_state_dict(dict(state))
+
+
+def _way_to_fit(other_keys: Sequence[str], reshaped: Sequence[str]) -> str:
+    """The next step for weights that do not fit. Position embeddings belong to one image size."""
+    if not other_keys and all("pos_embed" in key for key in reshaped):
+        return "give the image_size that these weights were trained at: their position embeddings belong to it"
+    return "check model, model_args and image_size"
 
 
 def _description_of(artifact: Artifact) -> ModelDescription:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.profiling.telemetry import NOT_SAMPLED
+
 
 @dataclass(frozen=True)
 class LatencyRecord:
@@ -42,6 +45,8 @@ class LatencyRecord:
     def of_metrics(cls, metrics: Mapping[str, Any]) -> LatencyRecord:
         """The record in the metrics of a latency artifact."""
         latency = metrics["latency_ms"]
+        is_of_older_release = "invalid" not in latency  # older releases did not sample
+        untold = (NOT_SAMPLED,) if is_of_older_release and metrics["target"] not in LOCAL_TARGETS else ()
         return cls(
             latency["p50"],
             latency["p50_low"],
@@ -49,12 +54,12 @@ class LatencyRecord:
             latency["n"],
             latency["boundary"],
             latency["label"],
-            tuple(latency["warnings"]),
+            (*untold, *latency["warnings"]),
             metrics["runtime"],
             metrics["target"],
             metrics.get("threads"),
             metrics.get("batch_size"),
-            tuple(latency.get("invalid", ())),  # older releases did not sample
+            tuple(latency.get("invalid", ())),
         )
 
     def differences(self, other: LatencyRecord) -> list[str]:

@@ -23,6 +23,7 @@ CLOCK_FALLS = (
 OTHER_LOAD = 0.10  # of all processors. Chosen: a desktop at rest needs less
 RISE_C = 1.0  # during the measurement. Chosen: twice the coarsest step of a Jetson's sensors, 0.5 °C
 FEWEST = 3  # values, below which nothing is judged. Chosen
+NOT_SAMPLED = "the machine's state was not sampled during the runs: throttling would not be seen"
 
 TITLES: dict[Processor, str] = {"cpu": "CPU", "gpu": "GPU"}
 

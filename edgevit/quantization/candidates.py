@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,9 +23,10 @@ from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
+from edgevit.quantization.gate import AnswerChange, Validation, refusal
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, Session, SessionOptions, fixed_batch
-from edgevit.runtimes.parity import check_quantized, embedding_sqnr_db
+from edgevit.runtimes.parity import embedding_sqnr_db, quantized_sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.targets import Target, compare_speed
 
@@ -84,6 +86,7 @@ class Trial:
         baseline: name of the candidate that this one was timed with; None if it was not timed.
         failure: why the candidate may not ship; None if it may.
         is_replayed: whether a stand-in for a board gave the times.
+        change: of answers on the validation images; None without such images.
     """
 
     candidate: Candidate
@@ -93,6 +96,7 @@ class Trial:
     baseline: str | None = None
     failure: CheckFailed | ModelRefused | None = None
     is_replayed: bool = False
+    change: AnswerChange | None = None
 
     @property
     def is_faster(self) -> bool:
@@ -106,12 +110,31 @@ class Trial:
         """The result, for people."""
         if self.failure is not None:
             return f"{self.candidate.name}: {_why(self.failure)}"
-        closeness = f"{self.closeness['sqnr_db']:.1f} dB against float"
+        change = f", {self.change.sentence()}" if self.change else ""
+        closeness = f"{self.closeness['sqnr_db']:.1f} dB against float{change}"
         if self.interval is None:
             return f"{self.candidate.name}: {closeness}"
         interval = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
         replayed = ", replayed" if self.is_replayed else ""
         return f"{self.candidate.name}: {self.speedup:.2f} times as fast ({interval}{replayed}), {closeness}"
+
+    @property
+    def compared(self) -> Json:
+        """The record of the comparison with the float model."""
+        return {**self.closeness, **(self.change.as_json() if self.change else {})}
+
+    @property
+    def refused_by(self) -> list[str]:
+        """The options of the gates that refuse the candidate."""
+        is_too_far = self.closeness.get("sqnr_db", math.inf) < self.candidate.floor_db
+        loses_too_much = self.change is not None and self.change.is_refused
+        return [*(["min_sqnr_db"] if is_too_far else []), *(["max_top1_drop"] if loses_too_much else [])]
+
+    def passed(self) -> Trial:
+        """This trial. Raises its failure if there is one."""
+        if self.failure is not None:
+            raise self.failure
+        return self
 
     def as_json(self) -> Json:
         """The record of the trial in the stage's metrics."""
@@ -120,17 +143,18 @@ class Trial:
         )
         return {
             "form": self.candidate.name,
-            **self.closeness,
+            **self.compared,
             **timed,
             **({"label": "replayed"} if self.is_replayed else {}),
             **({"failed": _why(self.failure)} if self.failure else {}),
+            **({"refused_by": self.refused_by} if self.refused_by else {}),
         }
 
 
 def _why(failure: CheckFailed | ModelRefused) -> str:
     """The reason of a failure in a few words."""
     if isinstance(failure, ParityError):
-        return f"{failure.got}{f', {failure.expected}' if failure.expected else ''}"
+        return f"refused: {failure.got}{f', expected {failure.expected}' if failure.expected else ''}"
     return f"{failure.what}{f': {failure.got}' if failure.got else ''}"
 
 
@@ -148,6 +172,7 @@ class TrialRunner:
         advice: the next step in the error about a candidate below the floor.
         target: where the candidates are timed.
         gate_on_target: compare outputs there, too, since a processor may round otherwise.
+        validation: images on which answers are compared, once for each form, where it will run; None for no images.
         threads: of the timed sessions.
         comparing_threads: of the sessions whose outputs are compared.
         deployed: the model that runs on the target: the candidate's file, or the engine that is built from it.
@@ -160,46 +185,50 @@ class TrialRunner:
     threads: int
     comparing_threads: int
     gate_on_target: bool = False
+    validation: Validation | None = None
     deployed: Callable[[Candidate], Artifact] = _file_of
 
-    def closeness(self, candidate: Candidate) -> dict[str, float]:
-        """The SQNR of a candidate in dB.
+    def compared(self, candidate: Candidate) -> Trial:
+        """The comparison of a candidate with the float model. The trial's failure says why a gate refuses it."""
+        try:
+            session = session_as_declared(
+                candidate.file, self.reference.spec, candidate.options, self.comparing_threads
+            )
+            where = f"{candidate.name}, against float"
+            here = self._compared_by(session, candidate, where, None if self.gate_on_target else self.validation)
+            if here.failure is not None or not self.gate_on_target:
+                return here
+            with self.target.open(self.deployed(candidate), SessionOptions(threads=None)) as there:
+                where = f"{candidate.name} on the target, against float"
+                return self._compared_by(there, candidate, where, self.validation)
+        except (CheckFailed, ModelRefused) as error:
+            return Trial(candidate, failure=error)
 
-        Raises:
-            ParityError: it is below the candidate's floor, or a value is not finite.
-            CheckFailed: the candidate's engine is wrong.
-            ModelRefused: the target's runtime does not take the candidate.
-        """
-        session = session_as_declared(candidate.file, self.reference.spec, candidate.options, self.comparing_threads)
-        here = self._closeness_of(session, candidate.floor_db, f"{candidate.name}, against float")
-        if not self.gate_on_target:
-            return here
-        with self.target.open(self.deployed(candidate), SessionOptions(threads=None)) as there:
-            return self._closeness_of(there, candidate.floor_db, f"{candidate.name} on the target, against float")
-
-    def _closeness_of(self, session: Session, floor_db: float, where: str) -> dict[str, float]:
-        sqnr_db = check_quantized(session, self.reference, self.held_out, floor_db, where, self.advice)
-        if not self.reference.spec.has_embedding:
-            return {"sqnr_db": sqnr_db}
-        return {
-            "sqnr_db": sqnr_db,
-            "embedding_sqnr_db": embedding_sqnr_db(session, self.reference, self.held_out),
-        }
+    def _compared_by(self, session: Session, candidate: Candidate, where: str, validation: Validation | None) -> Trial:
+        closeness = {"sqnr_db": quantized_sqnr_db(session, self.reference, self.held_out, where)}
+        if self.reference.spec.has_embedding:
+            closeness["embedding_sqnr_db"] = embedding_sqnr_db(session, self.reference, self.held_out)
+        change = validation.change(session) if validation else None
+        failure = refusal(where, closeness["sqnr_db"], candidate.floor_db, change, self.advice)
+        return Trial(candidate, closeness, failure=failure, change=change)
 
     def trial(self, candidate: Candidate, baseline: Candidate | None) -> Trial:
-        """The closeness of a candidate and, if it is close enough, its speed-up over the baseline, where there is one.
+        """The comparison with float and, if it is passed, the speed-up over the baseline, where there is one.
 
         Raises TargetError if the two cannot be timed: this is no fault of the candidate.
         """
-        try:
-            closeness = self.closeness(candidate)
-        except (CheckFailed, ModelRefused) as error:
-            return Trial(candidate, failure=error)
-        if baseline is None:
-            return Trial(candidate, closeness)
+        trial = self.compared(candidate)
+        if trial.failure is not None or baseline is None:
+            return trial
         models, batch_size = (self.deployed(baseline), self.deployed(candidate)), fixed_batch(self.reference.spec) or 1
         timed = compare_speed(self.target, *models, self.threads, batch_size)
-        return Trial(candidate, closeness, timed.ratio, timed.interval, baseline.name, is_replayed=timed.is_replayed)
+        return replace(
+            trial,
+            speedup=timed.ratio,
+            interval=timed.interval,
+            baseline=baseline.name,
+            is_replayed=timed.is_replayed,
+        )
 
     def best_of(
         self, candidates: Iterable[Candidate], progress: Progress, baseline: Trial | None = None
@@ -221,7 +250,7 @@ class TrialRunner:
         if any(trial.is_replayed for trial in trials):
             progress.say(f"    a stand-in has replayed these times: they decide nothing. {best.candidate.name} ships")
         if not best.closeness:
-            self.closeness(best.candidate)  # the float model may run in another runtime than the reference
+            self.compared(best.candidate).passed()  # the float model may run in another runtime than the reference
         return best, trials
 
 

@@ -16,8 +16,9 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
+from edgevit.quantization.gate import Validation, points
 from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
+from edgevit.quantization.sensitivity import Closeness, Sensitivity, SensitivityAnalysis
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
@@ -32,14 +33,16 @@ def prepared(
     correction: BiasCorrection | None,
     threads: int,
     progress: Progress,
+    validation: Validation | None = None,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """Fuse norms, smooth and calibrate; if the quantized model is too far from float, keep some layers float.
+    """Fuse norms, smooth and calibrate; if a gate refuses the quantized model, keep some layers float.
 
     Args:
         reference: a session of the source model.
         calibration: gives the calibration batches, equal at each call.
         images: other batches, for the comparison with float.
         correction: of biases; None if they stay as they are.
+        validation: images on which answers are compared, too; None for no images.
 
     Returns:
         The graph with its ranges, and the sensitivity of each layer if it was measured.
@@ -56,7 +59,7 @@ def prepared(
     ready = _calibrated(source, calibration, config, threads, progress)
     if ready.beyond_float16:
         progress.say(f"    {config.id}: {beyond_float16_text(ready.beyond_float16, 'the calibration images')}")
-    return _close_enough(ready, reference, images, config, correction, threads, progress)
+    return _close_enough(ready, reference, images, config, correction, threads, progress, validation)
 
 
 def _calibrated(
@@ -95,24 +98,35 @@ def _close_enough(
     correction: BiasCorrection | None,
     threads: int,
     progress: Progress,
+    validation: Validation | None,
 ) -> tuple[CalibratedModel, list[Sensitivity]]:
-    """The model with layers in float if it would be too far from float, and the sensitivities if they were measured.
+    """The model with layers in float if a gate refuses it whole, and the sensitivities if they were measured.
 
     A model with trained ranges is quantized whole: it was trained with rounding, so its float outputs are no reference.
     """
     is_trained = config.calibrator == "trained"
     if is_trained and not config.sensitivity:
         return ready, []
-    analysis = SensitivityAnalysis(ready, reference, images, threads, correction)
-    db = analysis.sqnr_db(analysis.as_shipped(ready))
-    is_close = is_trained or db >= config.floor_db
+    analysis = SensitivityAnalysis(ready, reference, images, threads, correction, validation)
+    whole = None if is_trained else analysis.closeness(analysis.as_shipped(ready))
+    is_close = whole is None or whole.passes(config.floor_db)
     if is_close and not config.sensitivity:
         return ready, []
     sensitivities = analysis.sensitivities(progress)
-    mixed = None if is_close else analysis.within(config.floor_db, sensitivities)
+    if whole is None or is_close:
+        return ready, sensitivities
+    mixed = analysis.within(config.floor_db, sensitivities)
     if mixed is not None:
         progress.say(
             f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "
-            f"{config.precision} the SQNR is {db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
+            f"{config.precision} {_reason(whole, config)}"
         )
     return mixed or ready, sensitivities
+
+
+def _reason(whole: Closeness, config: Quantize) -> str:
+    """The measurement of the whole model that a gate refuses, and the gate's limit."""
+    if whole.sqnr_db < config.floor_db:
+        return f"the SQNR is {whole.sqnr_db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
+    assert whole.change is not None
+    return f"{whole.change.sentence()}, and max_top1_drop is {points(whole.change.limit)}"

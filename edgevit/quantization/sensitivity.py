@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +15,9 @@ from edgevit.artifacts import Json
 from edgevit.graphs.files import write_onnx
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
+from edgevit.quantization.gate import AnswerChange, Validation
 from edgevit.quantization.ptq import CalibratedModel
-from edgevit.runtimes.base import HostSession
+from edgevit.runtimes.base import HostSession, Session
 from edgevit.runtimes.parity import centered_outputs, sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 
@@ -51,6 +53,18 @@ def sensitivity_table(model: CalibratedModel, sensitivities: Sequence[Sensitivit
     return [{**layer.as_json(), "kept_float": layer.node in model.kept_float} for layer in sensitivities]
 
 
+@dataclass(frozen=True)
+class Closeness:
+    """A quantized model against the float model: SQNR of the logits, and answers on the validation images, if any."""
+
+    sqnr_db: float
+    change: AnswerChange | None = None
+
+    def passes(self, floor_db: float) -> bool:
+        """Whether neither gate refuses the model."""
+        return self.sqnr_db >= floor_db and not (self.change is not None and self.change.is_refused)
+
+
 class SensitivityAnalysis:
     """Runs a model with some of its layers quantized, and compares it with the float model.
 
@@ -58,6 +72,7 @@ class SensitivityAnalysis:
         reference: the float model, before smoothing or fusion of norms.
         images: input batches; single layers use the first four.
         correction: of biases, if those of the shipped model are corrected; single layers are tried without it.
+        validation: images on which answers are compared, too; single layers are tried without them.
     """
 
     def __init__(
@@ -67,9 +82,10 @@ class SensitivityAnalysis:
         images: Sequence[NDArray[np.float32]],
         threads: int,
         correction: BiasCorrection | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self._model, self._spec, self._images, self._threads = model, reference.spec, images, threads
-        self._correction = correction
+        self._correction, self._validation = correction, validation
         self._expected = [centered_outputs(reference, [batch]) for batch in images]
 
     def sensitivities(self, progress: Progress) -> list[Sensitivity]:
@@ -86,12 +102,25 @@ class SensitivityAnalysis:
 
     def sqnr_db(self, model: CalibratedModel, batches: int | None = None) -> float:
         """The SQNR of a quantized model against the float model, on all images or on the first `batches` batches."""
+        with self._session(model) as session:
+            return self._sqnr_db(session, batches)
+
+    def closeness(self, model: CalibratedModel) -> Closeness:
+        """A quantized model against the float model, on all images."""
+        with self._session(model) as session:
+            change = self._validation.change(session) if self._validation else None
+            return Closeness(self._sqnr_db(session), change)
+
+    @contextmanager
+    def _session(self, model: CalibratedModel) -> Iterator[Session]:
         quantized = model.quantized()
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             write_onnx(quantized.model, file, self._spec, quantized.options)
-            session = session_as_declared(file, self._spec, quantized.options, self._threads)
-            outputs = centered_outputs(session, self._images[:batches])
+            yield session_as_declared(file, self._spec, quantized.options, self._threads)
+
+    def _sqnr_db(self, session: Session, batches: int | None = None) -> float:
+        outputs = centered_outputs(session, self._images[:batches])
         return sqnr_db(outputs, np.concatenate(self._expected[:batches]))
 
     def as_shipped(self, model: CalibratedModel) -> CalibratedModel:
@@ -99,10 +128,10 @@ class SensitivityAnalysis:
         return self._correction(model, "all") if self._correction else model
 
     def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
-        """The model with the fewest float layers that reach `floor_db`; None if quantizing any layer misses it.
+        """The model with the fewest float layers that both gates pass; None if they refuse any quantized layer.
 
         The noise of layers adds up, nearly. The layers with the lowest SQNR stay float until the estimated noise of
-        the rest is allowed. While the measured SQNR is below the floor, half as many more layers stay float each time.
+        the rest is allowed. While a gate refuses the model, half as many more layers stay float each time.
         """
         allowed = 10 ** (-floor_db / 10)
         noises = np.array([layer.noise for layer in sensitivities])
@@ -111,7 +140,7 @@ class SensitivityAnalysis:
         while count < len(sensitivities):
             kept = frozenset(layer.node for layer in sensitivities[:count])
             mixed = replace(self._model, kept_float=kept)
-            if self.sqnr_db(self.as_shipped(mixed)) >= floor_db:
+            if self.closeness(self.as_shipped(mixed)).passes(floor_db):
                 return mixed
             count = int(np.ceil(count * GROWTH))
         return None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from edgevit.artifacts import Kind
 from edgevit.configs import (
+    Budget,
     Bundle,
     Compile,
     DatasetConfig,
@@ -68,6 +69,11 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
 
 
+def within_budget(stage: Stage, budget: Budget) -> Stage:
+    """The stage with the budget's limits as defaults of its own."""
+    return stage.within_budget(budget) if isinstance(stage, Quantize) else stage
+
+
 def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:
     """An error for each wrong id, model name, target and reference, in the order of the recipe.
 
@@ -75,7 +81,7 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
         folder: the folder of the recipe, whose targets.yaml counts.
     """
     kinds: dict[str, Kind] = {}
-    engines: dict[str, Compile] = {}  # that run on another machine, by id
+    engines: dict[str, Compile] = {}  # that do not run on this machine's CPU, by id
     for index, stage in enumerate(recipe.stages):
 
         def place(*path: str | int, index: int = index) -> str:
@@ -97,12 +103,12 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             if problem := _problem_of(stage, path, name, takes, before):
                 yield RecipeError(problem.what, where=place(*path), got=name, expected=problem.expected)
         kinds[stage.id] = stage.makes
-        if isinstance(stage, Compile) and stage.target not in LOCAL_TARGETS:
+        if isinstance(stage, Compile) and stage.target != LOCAL_CPU:
             engines[stage.id] = stage
 
 
 def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
-    """A model that was compiled on another machine, and that another target would run."""
+    """A model that was compiled on another target than the one that would run it."""
     engine = engines.get(getattr(stage, "model", ""))
     if engine is None:
         return None
@@ -146,11 +152,18 @@ def _problem_of_target(
 ) -> Problem | None:
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
-    if name == LOCAL_GPU and isinstance(stage, (Quantize, Prune)):
-        return Problem(f"{ONNXRUNTIME.title} does not run on {name}", f"{LOCAL_CPU}, or a name of edgevit devices")
+    is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
+    if name == LOCAL_GPU and isinstance(stage, Compile) and not is_tensorrt:
+        what = f"{ONNXRUNTIME.title} compiles a model for a GPU each time it loads it"
+        return Problem(what, "no compile stage, or runtime: tensorrt")
+    if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
+        return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
+    model: str = getattr(stage, "model", "")
+    kind = kinds.get(model)
+    if name == LOCAL_GPU and kind == "engine" and model not in engines:
+        what = f"'{model}' is compiled for this machine's CPU"
+        return Problem(what, f"target: {LOCAL_CPU}, or the ONNX file that it is compiled from")
     if name in LOCAL_TARGETS:
-        if isinstance(stage, Compile) and stage.runtime == TENSORRT.name:
-            return Problem("edgevit builds TensorRT engines on boards", "a target that is reached over SSH")
         return None
     targets = targets_by_name(folder)
     if name not in targets:
@@ -162,16 +175,15 @@ def _problem_of_target(
     if isinstance(stage, Prune) and config is not None and config.runtime == TENSORRT.name:
         what = f"prune times models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT (targets.yaml)"
         return Problem(what, "keep_macs or keep_params, or another target")
-    model: str = getattr(stage, "model", "")
-    kind = kinds.get(model)
     if kind == "engine" and model not in engines:
-        what = f"'{name}' is reached over SSH, and '{model}' is compiled for this machine"
+        what = f"'{name}' is a machine of targets.yaml, and '{model}' is compiled for this machine's CPU"
         return Problem(what, "the ONNX file that it is compiled from")
     if kind == "checkpoint" and not isinstance(stage, Prune):
-        what = f"'{name}' is reached over SSH, where no checkpoint runs"
+        what = f"'{name}' is a machine of targets.yaml, where no checkpoint runs"
         return Problem(what, "an ONNX file: export the model first")
     if getattr(stage, "runtime", None) == OPENVINO.name:
-        return Problem(f"'{name}' is reached over SSH, where models run in {ONNXRUNTIME.title}", "another runtime")
+        what = f"'{name}' is a machine of targets.yaml, where models run in {ONNXRUNTIME.title}"
+        return Problem(what, "another runtime")
     return None
 
 

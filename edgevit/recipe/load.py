@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgevit.configs import Recipe, renamed, with_absolute_files
 from edgevit.configs.fields import check_utf8
 from edgevit.errors import RecipeError
-from edgevit.recipe.checks import mistakes_across_stages, with_patterns_resolved
+from edgevit.recipe.checks import mistakes_across_stages, with_patterns_resolved, within_budget
 from edgevit.recipe.for_each import expand_for_each
 from edgevit.recipe.mistakes import MISTAKES_SHOWN, combined, mistakes_of
 from edgevit.recipe.settings import apply_setting, stages_in
@@ -57,7 +57,7 @@ def recipe_and_folder(
     except ValidationError as error:
         raise combined(mistakes_of(error, document)) from None
     stages = tuple(
-        with_absolute_files(with_patterns_resolved(stage, recipe.stages[:i]), base)
+        with_absolute_files(within_budget(with_patterns_resolved(stage, recipe.stages[:i]), recipe.budget), base)
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from edgevit.artifacts import Json
 from edgevit.budget import compared_with_constant_guess, drop_between
-from edgevit.configs.targets import LOCAL_GPU, LOCAL_TARGETS
+from edgevit.configs.targets import LOCAL_GPU
 from edgevit.evaluation import AccuracyRecord
 from edgevit.profiling.latency_record import LatencyRecord
+from edgevit.report.device import has_agent
 from edgevit.report.text import (
     interval_percent,
     milliseconds,
@@ -103,9 +104,9 @@ def _faster(models: Lineup) -> Point:
 
 
 def _machine(deployed: Variant) -> str | None:
-    """What is known of the machine over SSH that timed the model, in a sentence; None of this machine."""
+    """What the agent of the machine that timed the model tells of it, in a sentence; None without an agent."""
     latency = deployed.latency
-    if latency is None or latency.metrics["target"] in LOCAL_TARGETS:
+    if latency is None or not has_agent(latency):
         return None
     target = latency.manifest.ingredients.get("target") or {}
     hardware, versions = target.get("hardware", {}), target.get("versions", {})

@@ -21,13 +21,13 @@ KINDS = {"temperature_c": "°C", "clock_mhz": "MHz", "power_mw": "W"}
 
 
 def on_device(models: Lineup) -> Json | None:
-    """The section of the report; None if the deployed model was measured on this machine alone.
+    """The section of the report; None if the deployed model was measured in this process alone.
 
     `facts` are labels and values. `rows` has a row for each model that was measured there or here, if some was measured
     here.
     """
     measured = models.deployed.measurement
-    if measured is None or measured.metrics["target"] in LOCAL_TARGETS:
+    if measured is None or not has_agent(measured):
         return None
     target, conditions = measured.metrics["target"], conditions_of(models.deployed.latency)
     info = measured.manifest.ingredients.get("target") or {}
@@ -42,6 +42,11 @@ def on_device(models: Lineup) -> Json | None:
         "soak": conditions.get("soak"),
         "rows": rows if any(row["here"] for row in rows) else [],
     }
+
+
+def has_agent(measured: Artifact) -> bool:
+    """Whether a model was measured by an agent, which tells the machine's facts: on another machine, or in TensorRT."""
+    return measured.metrics["target"] not in LOCAL_TARGETS or measured.metrics["runtime"] == TENSORRT.name
 
 
 def conditions_of(latency: Artifact | None) -> Json:
@@ -154,7 +159,8 @@ def _rows(models: Lineup, target: str) -> Iterator[Json]:
         on_target = [variant for variant in own if variant.target == target]
         timings = [variant.timing for variant in on_target if variant.timing]
         there = _cell(on_target, timings[-1:])
-        here = _cell([variant for variant in own if variant.target in LOCAL_TARGETS], timings[-1:])
+        elsewhere = [variant for variant in own if variant.target in LOCAL_TARGETS and variant.target != target]
+        here = _cell(elsewhere, timings[-1:])
         if there or here:
             yield {"model": own[0].model.id, "there": there, "here": here}
 

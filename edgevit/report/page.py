@@ -189,7 +189,9 @@ def _quantization(lineup: Lineup) -> Json | None:
         return None
     known = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
-    forms = last.metrics.get("forms", [])
+    forms = [{**form, "answers": text.answers_against_float(form)} for form in last.metrics.get("forms", [])]
+    if answers := text.answers_against_float(last.metrics):
+        facts.append(("Answers against float", f"{answers}, on {last.manifest.inputs['validation'].id}"))
     baseline = next((form["baseline"] for form in forms if "baseline" in form), "float")
     quantized = last.metrics["precision"] if last.metrics["quantized_ops"] else last.manifest.config["precision"]
     return {
@@ -197,6 +199,7 @@ def _quantization(lineup: Lineup) -> Json | None:
         "calibration": last.manifest.inputs["calibration"].id,
         "facts": facts,
         "forms": forms,
+        "has_answers": any(form["answers"] for form in forms),
         "baseline": baseline,
         "target": last.manifest.config.get("target", LOCAL_CPU),
         "is_replayed": any(form.get("label") == "replayed" for form in forms),

@@ -416,6 +416,17 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:.1f}".replace("-0.0", "0.0").replace("-", "−")
 
 
+def answers_against_float(compared: Mapping[str, Any]) -> str | None:
+    """The loss of top-1 of a quantized form, or the share of changed answers without labels; None if unmeasured."""
+    if drop := compared.get("top1_drop"):
+        interval = f"{points(drop['low'])} to {points(drop['high'])}"
+        return f"{points(drop['value'])} points of top-1 lost ({interval}, n {drop['n']:,})"
+    if changed := compared.get("changed_answers"):
+        interval = f"{percent(changed['low'])} to {percent(changed['high'])}"
+        return f"{percent(changed['value'])} changed ({interval}, n {changed['n']:,})"
+    return None
+
+
 def ratio(value: float) -> str:
     """How many times: 12.3×, 1.08×."""
     return f"{significant(value)}×"

@@ -50,6 +50,13 @@ def open_session(model: Artifact, options: SessionOptions) -> HostSession:
 
 def session_opener(model: Artifact, options: SessionOptions) -> Callable[[], HostSession]:
     """A function that loads the ONNX file of an artifact anew at each call. The file's hash is checked once, here."""
+    check_own_precision(options)
+    conditions = receipt(model, runtime_of(model), "cpu", options)
+    return partial(file_session, onnx_file(model), model.io, model.model_file.options, options.threads_here, conditions)
+
+
+def check_own_precision(options: SessionOptions) -> None:
+    """Raise TargetError if an ONNX file is to run in another precision than its own."""
     if options.precision != "float32":
         raise TargetError(
             "an ONNX file runs in its own precision",
@@ -57,5 +64,3 @@ def session_opener(model: Artifact, options: SessionOptions) -> Callable[[], Hos
             expected="precision: float32",
             next="leave 'precision' out; it is for torch on local-gpu",
         )
-    conditions = receipt(model, runtime_of(model), "cpu", options)
-    return partial(file_session, onnx_file(model), model.io, model.model_file.options, options.threads_here, conditions)

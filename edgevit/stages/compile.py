@@ -71,8 +71,8 @@ def _check_before_build(model: Artifact, target: Target) -> None:
     from edgevit.checking.before_build import check_before_build
 
     machine = target.describe(TENSORRT.name)
-    is_jetson = machine.hardware.get("module") is not None
-    check_before_build(onnx_file(model), str(machine.versions[TENSORRT.name]), is_jetson, model.id)
+    module: str | None = machine.hardware["module"]
+    check_before_build(onnx_file(model), str(machine.versions[TENSORRT.name]), module, model.id)
 
 
 def _checked(

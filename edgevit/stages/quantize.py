@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from onnx import ModelProto
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
+from edgevit.bundling.learned import learned_from
 from edgevit.configs import Quantize
 from edgevit.configs.runtimes import TENSORRT
-from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError
@@ -27,9 +28,10 @@ from edgevit.progress import Progress
 from edgevit.quantization import calibration_doubts, choose_images, image_batches
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
+from edgevit.quantization.gate import Validation
 from edgevit.quantization.preparation import prepared
 from edgevit.quantization.sensitivity import sensitivity_table
-from edgevit.runtimes.base import SessionOptions, carried_cost, fixed_batch, random_images
+from edgevit.runtimes.base import HostSession, SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 from edgevit.stages.engine_forms import ENGINES, engine_builder, engine_forms, kept_logs
@@ -53,8 +55,17 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
+    validation = _validation(config, inputs, reference, context)
     prepare = partial(
-        prepared, source, reference, calibration, images, correction=correction, threads=threads, progress=progress
+        prepared,
+        source,
+        reference,
+        calibration,
+        images,
+        correction=correction,
+        threads=threads,
+        progress=progress,
+        validation=validation,
     )
     ready, sensitivities = prepare(config)
     with TemporaryDirectory() as folder:
@@ -75,7 +86,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             target_for(config.target, context),
             config.threads,
             threads,
-            gate_on_target=config.target not in LOCAL_TARGETS,
+            gate_on_target=config.target != LOCAL_CPU,
+            validation=validation,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
             runner = replace(runner, deployed=engine_builder(config, context, out / ENGINES))
@@ -99,11 +111,25 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         kind="onnx",
         metrics=metrics,
         # Not part of the result: the last digits depend on the number of threads and vary between runs.
-        log_metrics={**best.closeness, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
+        log_metrics={**best.compared, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
         logs=(*([SENSITIVITY] if table else []), *kept_logs(out)),
         io=model.io,
         model_file=best.candidate.model_file,
     )
+
+
+def _validation(
+    config: Quantize, inputs: Mapping[str, Artifact], reference: HostSession, context: Context
+) -> Validation | None:
+    """The images on which answers are compared with the float model's; None if the stage names none."""
+    if config.validation is None:
+        return None
+    if stage := learned_from(inputs["model"], inputs["validation"]):
+        images = inputs["validation"].id
+        understated = f"'{stage}' learned from {images}, so fewer answers may change there than on new images"
+        context.progress.say(f"note: {config.id}: {understated}")
+    dataset = open_dataset(inputs["validation"])
+    return Validation(dataset, reference, config.largest_top1_drop, config.seed, context.progress)
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
@@ -120,7 +146,10 @@ def _best_trial(
     if config.is_timed:
         return runner.best_of(writer.candidates(), progress, Trial(writer.float_candidate()))
     candidate = writer.quantized_candidate(config.placement if config.placement != "fastest" else "all")
-    return Trial(candidate, runner.closeness(candidate)), []
+    trial = runner.compared(candidate)
+    if trial.change is not None:
+        progress.say(f"    {trial.sentence()}")
+    return trial.passed(), []
 
 
 def _advice(config: Quantize) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.configs.targets import INSTALLED, SshTarget, TensorrtChoice
+from edgevit.configs.targets import INSTALLED, MachineTarget, TensorrtChoice
 from edgevit.errors import TargetError
 from edgevit.findings import Finding
 from edgevit.targets.boards import HostFacts
@@ -13,7 +13,7 @@ from edgevit.targets.boards.nvpmodel import plain_name
 from edgevit.targets.tensorrt_tools import tools_of
 
 
-def asked(config: SshTarget, facts: HostFacts) -> Iterator[Finding]:
+def asked(config: MachineTarget, facts: HostFacts) -> Iterator[Finding]:
     """What targets.yaml asks of the target, held against the facts."""
     if config.onnxruntime == INSTALLED and facts.system.onnxruntime is None:
         found = f"installed in targets.yaml, and not in {facts.system.executable}"

@@ -5,12 +5,10 @@ from __future__ import annotations
 from edgevit.artifacts import Json
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.context import Context
+from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Target
 from edgevit.targets.local import LocalCpu, LocalGpu
 from edgevit.targets.named import named_target
-from edgevit.targets.ssh_host import SshHost
-
-LOCAL: dict[str, Target] = {LOCAL_CPU: LocalCpu(), LOCAL_GPU: LocalGpu()}
 
 
 def target_for(name: str, context: Context) -> Target:
@@ -20,9 +18,11 @@ def target_for(name: str, context: Context) -> Target:
         TargetError: there is no such target; the error has the nearest name.
         RecipeError: a targets.yaml is not valid.
     """
-    if name in LOCAL:
-        return LOCAL[name]
-    return SshHost(named_target(name, context.folder), context.progress.say)
+    if name == LOCAL_CPU:
+        return LocalCpu()
+    if name == LOCAL_GPU:
+        return LocalGpu(context.progress.say)
+    return AgentHost(named_target(name, context.folder), context.progress.say)
 
 
 def target_info(name: str, runtime: str, context: Context) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,8 +44,7 @@ class Connection:
     @property
     def python(self) -> tuple[str, ...]:
         """The command that starts Python there, word by word, for the arguments of a job."""
-        config = self.target.config
-        return (sys.executable,) if config is None else python_words(config.python)
+        return python_words(self.target.machine.python)
 
     def call(self, function: Callable[[AgentSession], R]) -> R:
         """The value of a function of the session. If the line drops meanwhile, it is called again after a reconnect.

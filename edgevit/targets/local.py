@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
@@ -17,7 +18,10 @@ from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleave
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
+from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.visits import facts_of
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
@@ -48,48 +52,92 @@ class LocalCpu:
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
-            from edgevit.runtimes.torch.session import open_session
-
-            return partial(open_session, model, options, "cpu")
+            return _torch_opener(model, options, "cpu")
         from edgevit.runtimes.sessions import session_opener
 
         return session_opener(model, options)
 
 
 class LocalGpu:
-    """The first NVIDIA GPU of this machine. Its runtime is torch."""
+    """The first NVIDIA GPU of this machine.
+
+    Checkpoints run in torch, ONNX files in the CUDA provider of ONNX Runtime, and engines in TensorRT, by an agent.
+
+    Args:
+        say: receives a line where a user waits.
+    """
 
     name = LOCAL_GPU
-    runtimes = (TORCH.name,)
+    runtimes = (TORCH.name, ONNXRUNTIME.name, TENSORRT.name)
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._target, self._say = NamedTarget(self.name), say
+        self._engines = AgentHost(self._target, say)
 
     def describe(self, runtime: str) -> TargetInfo:
+        if runtime == TENSORRT.name:
+            if not facts_of(self._target, self._say).has_nvidia_gpu:
+                raise _no_gpu(self.name)
+            return self._engines.describe(runtime)
         devices = gpus()
         if not devices:
-            raise TargetError(
-                "there is no NVIDIA GPU here",
-                where=self.name,
-                got="nvidia-smi lists none",
-                next="set target: local-cpu, or install NVIDIA's driver",
-            )
+            raise _no_gpu(self.name)
         return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
 
     def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
-        raise _not_here(config.runtime, self.name, self.runtimes)
+        if config.runtime != TENSORRT.name:
+            raise TargetError(
+                f"{RUNTIMES[config.runtime].title} compiles a model for a GPU each time it loads it",
+                where=self.name,
+                got=f"runtime: {config.runtime}",
+                next="leave compile out, or set runtime: tensorrt",
+            )
+        self.describe(config.runtime)
+        return self._engines.compile(model, out, config, check)
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        yield self._opener(model, options)()
+        runtime = runtime_of(model)
+        self.describe(runtime)
+        if runtime == TENSORRT.name:
+            with self._engines.open(model, options) as session:
+                yield session
+        elif runtime == TORCH.name:
+            yield _torch_opener(model, options, "cuda")()
+        else:
+            from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
+
+            loaded = cuda_opener(model, options)()
+            if loaded.on_cpu:
+                counts = ", ".join(f"{count} × {operator}" for operator, count in loaded.on_cpu.items())
+                self._say(f"note: {model.id}: ONNX Runtime leaves operators to the CPU: {counts}")
+            yield loaded
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        from edgevit.runtimes.torch.session import CudaClock
+        runtimes = [runtime_of(model) for model in (a, b)]
+        for runtime in runtimes:
+            self.describe(runtime)
+        if TENSORRT.name in runtimes:
+            return self._engines.race(a, b, options, plan)
+        clock = None  # a run of ONNX Runtime ends when the GPU does
+        if TORCH.name in runtimes:
+            from edgevit.runtimes.torch.session import CudaClock
 
-        return _race(self._opener(a, options), self._opener(b, options), plan, CudaClock())
+            clock = CudaClock()
+        return _race(self._opener(a, options), self._opener(b, options), plan, clock)
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
-        self.describe(runtime_of(model))
-        from edgevit.runtimes.torch.session import open_session
+        if runtime_of(model) == TORCH.name:
+            return _torch_opener(model, options, "cuda")
+        from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
 
-        return partial(open_session, model, options, "cuda")
+        return cuda_opener(model, options)
+
+
+def _torch_opener(model: Artifact, options: SessionOptions, device: Literal["cpu", "cuda"]) -> Load:
+    from edgevit.runtimes.torch.session import open_session
+
+    return partial(open_session, model, options, device)
 
 
 def _race(a: Load, b: Load, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
@@ -111,5 +159,14 @@ def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) ->
 def _not_here(runtime: str, name: str, runtimes: tuple[str, ...]) -> TargetError:
     advice = f"set target: {LOCAL_CPU}" if name == LOCAL_GPU else None
     if runtime == TENSORRT.name:
-        advice = "name the board that builds and runs the engine: --target NAME, in a recipe target: NAME"
+        advice = f"name {LOCAL_GPU}, or the board that runs the engine: --target NAME, in a recipe target: NAME"
     return TargetError(f"{runtime} does not run on {name}", expected=f"{' or '.join(runtimes)} there", next=advice)
+
+
+def _no_gpu(name: str) -> TargetError:
+    return TargetError(
+        "there is no NVIDIA GPU here",
+        where=name,
+        got="nvidia-smi lists none",
+        next=f"set target: {LOCAL_CPU}, or install NVIDIA's driver",
+    )

@@ -8,7 +8,10 @@ boards: [orin, pi]
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,15 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from edgevit.configs.targets import LOCAL_TARGETS, LONGEST_TARGET_NAME, MOST_TARGETS, TARGET_NAME, SshTarget
-from edgevit.disks import config_folder, whole_or_not_at_all
+from edgevit.configs.targets import (
+    LOCAL_TARGETS,
+    LONGEST_TARGET_NAME,
+    MOST_TARGETS,
+    TARGET_NAME,
+    THIS_HOST,
+    MachineTarget,
+)
+from edgevit.disks import cache_folder, config_folder, whole_or_not_at_all
 from edgevit.errors import RecipeError, TargetError, did_you_mean, shortened
 from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
 
@@ -30,13 +40,21 @@ class NamedTarget:
     """A target with its name.
 
     Attributes:
-        config: how it is reached; None of a target on this machine.
+        config: its settings; None of a target that is built in.
         file: the file that names it; None of a target that is built in.
     """
 
     name: str
-    config: SshTarget | None = None
+    config: MachineTarget | None = None
     file: Path | None = None
+
+    @property
+    def machine(self) -> MachineTarget:
+        """How its agent is started, and where it keeps files. A built-in target has the Python that runs edgevit."""
+        if self.config is not None:
+            return self.config
+        own, folder = MachineTarget(host=THIS_HOST, python=shlex.quote(sys.executable)), cache_folder()
+        return own if folder is None else own.model_copy(update={"work_folder": os.path.abspath(folder)})
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def named_target(name: str, folder: Path | None = None) -> NamedTarget:
     return entry
 
 
-def add_target(name: str, config: SshTarget, file: Path) -> None:
+def add_target(name: str, config: MachineTarget, file: Path) -> None:
     """Write a target into a file. What else is in the file stays as it is, comments too.
 
     Raises RecipeError if the name is taken or is no name.
@@ -187,14 +205,14 @@ def _entry(name: str, entry: Any, place: str, file: Path) -> NamedTarget | Targe
 def _target(name: str, entry: Any, place: str, file: Path) -> NamedTarget:
     _check_name(name, place)
     try:
-        return NamedTarget(name, SshTarget.model_validate(entry), file)
+        return NamedTarget(name, MachineTarget.model_validate(entry), file)
     except ValidationError as error:
         raise _mistake(name, entry, place, error.errors(include_url=False)[0]) from None
 
 
 def _mistake(name: str, entry: Any, place: str, problem: Any) -> RecipeError:
     """The first of pydantic's problems, for the reader of the file."""
-    keys = list(SshTarget.model_fields)
+    keys = list(MachineTarget.model_fields)
     if not isinstance(entry, Block):
         return RecipeError(f"target '{name}' is not a mapping", where=place, expected="{host: ssh://user@host}")
     key = str(problem["loc"][0])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgevit.configs.targets import SshTarget
+from edgevit.configs.targets import MachineTarget
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.named import NamedTarget
-from edgevit.targets.ssh.command import ENVIRONMENT, control_socket, python_command, ssh_command
-from edgevit.targets.ssh.failures import failure
+from edgevit.targets.ssh.command import ENVIRONMENT, control_socket, python_command, python_words, ssh_command
+from edgevit.targets.ssh.failures import failure, no_python, python_has_ended
 
 
 @contextmanager
@@ -25,12 +25,9 @@ def reached(target: NamedTarget) -> Iterator[AgentSession]:
         TargetError: the target cannot be reached, or has no fitting Python.
         MissingDependency: there is no `ssh` on this machine.
     """
-    if target.config is None:
-        with _local_agent(target.name) as session:
-            yield session
-    else:
-        with _remote_agent(target.name, target.config) as session:
-            yield session
+    machine = target.machine
+    with (_agent_here if machine.is_here else _agent_over_ssh)(target.name, machine) as session:
+        yield session
 
 
 def this_client() -> str:
@@ -42,19 +39,22 @@ def this_client() -> str:
 
 
 @contextmanager
-def _local_agent(name: str) -> Iterator[AgentSession]:
-    channel = Channel([sys.executable, "-c", BOOTSTRAP], name)
-    work_folder = SshTarget.model_fields["work_folder"].default
+def _agent_here(name: str, config: MachineTarget) -> Iterator[AgentSession]:
+    """The agent as a child of this process, which speaks with it through pipes."""
+    try:
+        channel = Channel([*map(os.path.expanduser, python_words(config.python)), "-c", BOOTSTRAP], name)
+    except OSError as error:
+        raise no_python(name, config, error.strerror or str(error)) from None
 
     def explain(status: int, stderr: str) -> TargetError:
-        return TargetError("the agent has ended", where=name, got=stderr.strip()[-200:] or f"exit status {status}")
+        return python_has_ended(name, status, stderr, f"{config.python} --version")
 
-    with agent_session(channel, name, sys.executable, work_folder, explain) as session:
+    with agent_session(channel, name, config.python, config.work_folder, explain) as session:
         yield session
 
 
 @contextmanager
-def _remote_agent(name: str, config: SshTarget) -> Iterator[AgentSession]:
+def _agent_over_ssh(name: str, config: MachineTarget) -> Iterator[AgentSession]:
     with control_socket(config) as shared:
         command = ssh_command(config, shared, python_command(config.python, BOOTSTRAP))
         try:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import TargetError
 from edgevit.profiling.loop import STEADY_C_PER_MIN, STEADY_OVER_S, Soak
-from edgevit.profiling.telemetry import Kind, Series, Telemetry, Window
+from edgevit.profiling.telemetry import NOT_SAMPLED, Kind, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.clocks import cpu_clocks, gpu_clocks, whole_number
@@ -28,7 +28,6 @@ from edgevit.targets.jobs import Job
 
 SAMPLER = "sampler.py"
 LARGEST_TELEMETRY = 2**25  # bytes
-MISSING = "the machine's state was not sampled during the runs: throttling would not be seen"
 
 _Text = Annotated[str, Field(max_length=sampler.LONGEST_LINE)]
 _Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -156,7 +155,7 @@ def conditions_of_telemetry(telemetry: Telemetry | None) -> Json:
 
 def doubts_of_telemetry(telemetry: Telemetry | None) -> tuple[str, ...]:
     """A sentence, if there is none."""
-    return () if telemetry else (MISSING,)
+    return () if telemetry else (NOT_SAMPLED,)
 
 
 def _moments(read: _Sampled) -> list[_Moment]:

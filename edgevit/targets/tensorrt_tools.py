@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgevit.configs.targets import TensorrtChoice
 from edgevit.errors import TargetError
 from edgevit.targets.boards import HostFacts
-from edgevit.targets.boards.versions import tensorrt_release, version_numbers
+from edgevit.targets.boards.versions import NEWEST_TENSORRT, tensorrt_release, version_numbers
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class TensorrtTools:
 
     Attributes:
         version: of its TensorRT.
+        full_version: with all numbers that the machine tells of it.
         trtexec: the path or name of trtexec; None where the Python module builds and times engines.
         has_module: whether the Python module computes outputs.
     """
 
     version: str
+    full_version: str
     trtexec: str | None
     has_module: bool
 
@@ -37,7 +39,7 @@ class TensorrtTools:
     @property
     def versions(self) -> dict[str, str | None]:
         """For a fingerprint. The program counts: its latencies are taken in another way than trtexec's."""
-        own: dict[str, str | None] = {"tensorrt": self.version}
+        own: dict[str, str | None] = {"tensorrt": self.version, "tensorrt_full": self.full_version}
         return own if self.trtexec is not None else {**own, "tensorrt_by": "python"}
 
 
@@ -56,8 +58,13 @@ def tools_of(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> Ten
     if version is None:
         raise _missing(facts, choice, where)
     tensorrt_release(version)
-    is_of_equal_version = module is not None and version_numbers(module)[:3] == version_numbers(version)[:3]
-    return TensorrtTools(version, trtexec, is_of_equal_version)
+    full = facts.tensorrt_full if _are_equal(facts.tensorrt_full, version) else None  # else of trtexec, not asked for
+    return TensorrtTools(version, full or version, trtexec, has_module=_are_equal(module, version))
+
+
+def _are_equal(version: str | None, other: str) -> bool:
+    """Whether two versions have equal first numbers. The first three decide whether an engine is loaded."""
+    return version is not None and version_numbers(version)[:3] == version_numbers(other)[:3]
 
 
 def _missing(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> TargetError:
@@ -72,5 +79,12 @@ def _missing(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> Tar
         "edgevit builds and runs engines with trtexec or TensorRT's Python module, which the target lacks",
         where=where,
         got=got,
-        next=f"sudo apt install {install[choice]}",
+        next=f"sudo apt install {install[choice]}{_or_pip(facts, choice)}",
     )
+
+
+def _or_pip(facts: HostFacts, choice: TensorrtChoice | None) -> str:
+    """The other way to the Python module. On a Jetson there is none: the module comes with JetPack."""
+    if facts.kind == "jetson" or choice == "trtexec":
+        return ""
+    return f", or {facts.system.executable} -m pip install 'tensorrt<{NEWEST_TENSORRT + 1}' numpy pillow"

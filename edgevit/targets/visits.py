@@ -93,6 +93,8 @@ def _probe_in(file: Path, name: str) -> Probe:
 
 
 def _file(target: NamedTarget) -> Path | None:
-    folder = cache_folder()
-    assert target.config is not None
-    return None if folder is None else folder / "targets" / f"{sha256_of(target.config.model_dump())[:40]}.json"
+    """The file of what was seen at the last visit; None of this machine, which can always be asked."""
+    folder, machine = cache_folder(), target.machine
+    if folder is None or machine.is_here:
+        return None
+    return folder / "targets" / f"{sha256_of(machine.model_dump())[:40]}.json"

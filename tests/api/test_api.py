@@ -164,6 +164,15 @@ def test_a_data_set_object_gives_what_a_folder_gives(onnx: edgevit.Model, tmp_pa
     )
 
 
+def test_labelled_images_judge_a_quantized_model(onnx: edgevit.Model) -> None:
+    images = DigitImages()
+    form = {"placement": "all", "calibration_images": 8, "min_sqnr_db": 0.0}
+    small = edgevit.quantize(onnx, images, validation=images, max_top1_drop=0.9, **form)
+    drop = small.metrics["top1_drop"]
+    lost = edgevit.evaluate(onnx, images).top1 - edgevit.evaluate(small, images).top1
+    assert (drop["value"], drop["n"], drop["limit"]) == (pytest.approx(lost, abs=1e-9), len(images), 0.9)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

@@ -13,6 +13,8 @@ from edgevit.checking.before_build import check_before_build
 from edgevit.errors import ArtifactError
 from tests.checking.graphs import CHANNELS, FLOAT8, SIDE, constants, convolution, model, node
 
+NANO, AGX_ORIN, THOR, OF_A_LATER_TABLE = "p3767-0005", "p3701-0005", "p3834-0008", "p9999-0001"
+
 
 def eight_bit_floats() -> ModelProto:
     zeros = {"zero": np.zeros((), FLOAT8), "weight_zero": np.zeros(CHANNELS, FLOAT8)}
@@ -24,10 +26,10 @@ def of_one(operator: str, opset: int = 20) -> ModelProto:
     return model([node(operator, ["image"], "logits")], {}, [1, SIDE], [1, SIDE], opset)
 
 
-def refusal(made: ModelProto, version: str, tmp_path: Path, is_jetson: bool = True) -> ArtifactError | None:
+def refusal(made: ModelProto, version: str, tmp_path: Path, module: str | None = NANO) -> ArtifactError | None:
     onnx.save(made, tmp_path / "model.onnx")
     try:
-        check_before_build(tmp_path / "model.onnx", version, is_jetson, "int8")
+        check_before_build(tmp_path / "model.onnx", version, module, "int8")
     except ArtifactError as error:
         return error
     return None
@@ -63,7 +65,18 @@ def test_types_that_a_board_does_not_compute_count_on_a_board(tmp_path: Path) ->
     error = refusal(eight_bit_floats(), "10.3.0", tmp_path)
     assert error is not None
     assert "the board does not compute fp8" in str(error.got)
-    assert refusal(eight_bit_floats(), "10.3.0", tmp_path, is_jetson=False) is None
+    assert refusal(eight_bit_floats(), "10.3.0", tmp_path, module=None) is None
+
+
+@pytest.mark.parametrize("version", ["10.7.0", "10.16.2", "11.4.1"])
+def test_no_orin_computes_fp8_whatever_its_tensorrt(version: str, tmp_path: Path) -> None:
+    for module in (NANO, AGX_ORIN):
+        error = refusal(eight_bit_floats(), version, tmp_path, module)
+        assert error is not None
+        assert "the board does not compute fp8" in str(error.got)
+        assert error.next == "quantize the model to int8"
+    for module in (THOR, OF_A_LATER_TABLE, None):
+        assert refusal(eight_bit_floats(), version, tmp_path, module) is None
 
 
 def test_an_input_that_trtexec_cannot_name_is_refused(tmp_path: Path) -> None:

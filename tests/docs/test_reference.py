@@ -96,6 +96,7 @@ def test_a_default_that_a_stage_changes_stands_on_its_own_page() -> None:
         (Prune, "keep_macs", "number, above 0 and at most 1", "not set by default"),
         (Prune, "structures", "list, each item: `heads`, `hidden` or `blocks`", "default `[heads, hidden]`"),
         (Quantize, "min_sqnr_db", "number of decibels, at least -1,000 and at most 1,000", "not set by default"),
+        (Quantize, "max_top1_drop", "number, at least 0 and below 1", "not set by default"),
         (Quantize, "model", "id of an earlier stage that makes an ONNX file", "required"),
         (
             Evaluate,

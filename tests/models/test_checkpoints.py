@@ -132,6 +132,60 @@ def test_wrapped_state_dict_with_another_head_is_taken_without_its_head(tmp_path
     assert torch.equal(built.module.state_dict()["head.weight"], own_head)
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floating_point_types_are_converted(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    """The reference is the forward pass with the rounded weights in float32."""
+    theirs = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=1).module.eval()
+    state = {key: value.to(dtype) for key, value in theirs.state_dict().items()}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=2)
+    assert load_weights(built, read_weights(tmp_path / name))
+    assert {value.dtype for value in built.module.state_dict().values()} == {torch.float32}
+    theirs.load_state_dict({key: value.float() for key, value in state.items()})
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(built.module.eval()(images), theirs(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.complex64])
+def test_quantized_and_complex_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    torch.save({key: value.to(dtype) for key, value in built.module.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(ArtifactError, match="quantized or complex") as caught:
+        load_weights(built, read_weights(tmp_path / "w.pth"))
+    assert f"cls_token ({str(dtype).removeprefix('torch.')})" in str(caught.value.got)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, bad: float) -> None:
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    state = built.module.state_dict()
+    save_file(
+        {**state, "pos_embed": state["pos_embed"].index_fill(1, torch.tensor([3]), bad)}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(ArtifactError, match="NaN or infinite") as caught:
+        load_weights(built, read_weights(tmp_path / "w.safetensors"))
+    assert caught.value.got == "pos_embed"
+
+
+def test_weights_of_another_image_size_name_the_position_embeddings(tmp_path: Path) -> None:
+    save_file(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT).module.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match="their position embeddings belong to it") as caught:
+        load_weights(create_model("vit_tiny_patch16_224", 3, 48, TINY_VIT), read_weights(tmp_path / "w.safetensors"))
+    assert "pos_embed (1, 17, 24) for (1, 37, 24)" in str(caught.value.got)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module.model."])
+def test_prefixes_of_training_frameworks_are_taken_off(tmp_path: Path, prefix: str) -> None:
+    theirs = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=1).module.state_dict()
+    raw = {f"{prefix}{key}": torch.zeros_like(value) for key, value in theirs.items()}
+    averaged = {f"{prefix}{key}": value for key, value in theirs.items()}
+    torch.save({"epoch": 3, "state_dict": raw, "state_dict_ema": averaged}, tmp_path / "w.pth")  # as timm's train.py
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT, seed=2)
+    assert load_weights(built, read_weights(tmp_path / "w.pth"))
+    assert all(torch.equal(value, theirs[key]) for key, value in built.module.state_dict().items())
+
+
 def test_start_from_a_checkpoint_keeps_its_head_only_for_the_same_classes(tmp_path: Path) -> None:
     built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
     init = published_checkpoint(tmp_path, built, ("a", "b", "c"))

@@ -191,6 +191,30 @@ def test_the_forms_of_a_board_are_shown_with_their_baseline(label: dict[str, str
     assert ("Measured in turns with float16 on orin." in page) != bool(label)
 
 
+def test_what_the_gate_by_accuracy_saw_is_shown(tmp_path: Path):
+    run, changed = quickstart(tmp_path), {"value": 0.012, "low": 0.008, "high": 0.018, "n": 2000}
+    lost = {"top1_drop": {"value": 0.004, "low": -0.002, "high": 0.01, "n": 2000, "limit": 0.01}}
+    timed = {"speedup": 2.0, "low": 1.9, "high": 2.1}
+    refused = "refused: 8.0 dB against float, expected at least 10 dB (min_sqnr_db)"
+    metrics = {
+        "params": 1, "macs": 1, "precision": "int8", "form": "int8 all", "sqnr_db": 30.0, "quantized_ops": {"Conv": 1},
+        **lost, "changed_answers": changed,
+        "forms": [
+            {"form": "int8 all", "sqnr_db": 30.0, **lost, "changed_answers": changed, **timed},
+            {"form": "int8 dense", "sqnr_db": 8.0, "changed_answers": changed, "failed": refused},
+            {"form": "int8 products", "failed": "the runtime does not take the model"},
+        ],
+    }  # fmt: skip
+    run.onnx("gated", "quantize", 90_000, metrics, model="onnx", calibration="digits.pool", validation="digits.support")
+    run.evaluation("gated_accuracy", "gated", 0.9)
+    page = " ".join((written(run, tmp_path / "out", "gated_accuracy") / "report.html").read_text().split())
+    of_form = "0.4 points of top-1 lost (−0.2 to 1.0, n 2,000)"
+    assert f"<dt>Answers against float</dt><dd>{of_form}, on digits.support</dd>" in page
+    assert page.count(f"<td>{of_form}</td>") == 1
+    assert page.count("<td>1.2% changed (0.8% to 1.8%, n 2,000)</td>") == 1
+    assert page.count("<td>not compared</td>") == 1
+
+
 NAMES = (
     "plain",
     "<script>alert(1)</script>",

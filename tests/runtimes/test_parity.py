@@ -16,7 +16,7 @@ from edgevit.runtimes.parity import (
     EngineCloseness,
     check_engine_agrees,
     check_outputs_agree,
-    check_quantized,
+    quantized_sqnr_db,
     sqnr_db,
 )
 
@@ -83,7 +83,7 @@ def test_what_is_not_finite_fails(bad):
     with pytest.raises(ParityError, match="not finite"):
         agree(changed, scores)
     with pytest.raises(ParityError, match="not finite"):
-        check_quantized(Constant(changed[0]), Constant(scores[0]), [np.zeros((2, 3, 8, 8), np.float32)], -500, "x")
+        quantized_sqnr_db(Constant(changed[0]), Constant(scores[0]), [np.zeros((2, 3, 8, 8), np.float32)], "x")
 
 
 def test_missing_and_reshaped_outputs_fail():
@@ -93,16 +93,13 @@ def test_missing_and_reshaped_outputs_fail():
         agree(np.ones((2, 5)), np.ones((2, 4)))
 
 
-def test_the_floor_is_over_all_batches():
+def test_the_ratio_is_over_all_batches():
     images = [np.zeros((3, 3, 8, 8), np.float32), np.zeros((2, 3, 8, 8), np.float32)]
     reference, quantized = Constant([10, 0, 0, 0]), Constant([9, 0, 0, 0])
-    assert check_quantized(quantized, reference, images, 19.9, "x") == pytest.approx(20)
-    with pytest.raises(ParityError, match="too far") as caught:
-        check_quantized(quantized, reference, images, 20.1, "x")
-    assert caught.value.got == "20.0 dB"
+    assert quantized_sqnr_db(quantized, reference, images, "x") == pytest.approx(20)
 
 
-def test_a_constant_model_fails_however_large_the_offset_of_its_scores():
+def test_a_constant_model_is_far_however_large_the_offset_of_its_scores():
     class Varied(Constant):
         def infer(self, inputs):
             return {"logits": self.logits + np.random.default_rng(0).normal(size=(len(inputs["image"]), 4))}
@@ -114,21 +111,19 @@ def test_a_constant_model_fails_however_large_the_offset_of_its_scores():
         )
         > 30
     )
-    with pytest.raises(ParityError, match="too far"):
-        check_quantized(Constant(offset), Varied(offset), images, 10, "x")
+    assert quantized_sqnr_db(Constant(offset), Varied(offset), images, "x") < 10
 
 
 def test_a_single_score_is_held_against_itself_not_against_its_mean():
     images = [np.zeros((4, 3, 8, 8), np.float32)]
-    assert check_quantized(Constant([9]), Constant([10]), images, 10, "x") == pytest.approx(20)
-    with pytest.raises(ParityError, match="too far"):
-        check_quantized(Constant([-10]), Constant([10]), images, 10, "x")
+    assert quantized_sqnr_db(Constant([9]), Constant([10]), images, "x") == pytest.approx(20)
+    assert quantized_sqnr_db(Constant([-10]), Constant([10]), images, "x") < 10
 
 
 def test_a_reference_that_is_not_finite_fails():
     with pytest.raises(ParityError, match="float model' is not finite"):
-        check_quantized(
-            Constant([1, 0, 0, 0]), Constant([np.inf, 0, 0, 0]), [np.zeros((2, 3, 8, 8), np.float32)], -500, "x"
+        quantized_sqnr_db(
+            Constant([1, 0, 0, 0]), Constant([np.inf, 0, 0, 0]), [np.zeros((2, 3, 8, 8), np.float32)], "x"
         )
 
 

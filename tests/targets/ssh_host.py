@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.targets.named import NamedTarget
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
@@ -66,7 +66,7 @@ class SshHost:
 
     def target(self, python: str = sys.executable, **settings: str) -> NamedTarget:
         settings = {"host": self.address, "work_folder": str(self.home / "work"), **settings}
-        return NamedTarget("board", SshTarget.model_validate({"python": python, **settings}))
+        return NamedTarget("board", MachineTarget.model_validate({"python": python, **settings}))
 
     def script(self, name: str, *lines: str) -> Path:
         """A shell script in the server's folder."""

@@ -15,7 +15,7 @@ from edgevit.targets.engine_binding import graph_differences
 from edgevit.targets.local import LocalCpu
 from tests.small_models import float_onnx, int8_onnx, workbench
 from tests.targets.ssh_host import SshHost, needs_sshd
-from tests.targets.test_ssh_host import host, lie, name_board
+from tests.targets.test_agent_host import host, lie, name_board
 
 __all__ = ["host"]  # a fixture
 pytestmark = needs_sshd

@@ -138,12 +138,12 @@ def test_a_first_connection_is_tried_once(board: NamedTarget, host: SshHost, tmp
 CLIENT = """
 import sys
 from pathlib import Path
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.targets.connection import connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
 host, python, folder, script, out = sys.argv[1:]
-target = NamedTarget("board", SshTarget(host=host, python=python, work_folder=folder))
+target = NamedTarget("board", MachineTarget(host=host, python=python, work_folder=folder))
 with connected(target, print) as connection, connection.locked():
     run_job(connection, Job({}, ("sh", "-c", script), {}, 60, True), Path(out))
 """

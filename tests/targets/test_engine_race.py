@@ -16,9 +16,9 @@ from edgevit.actions.single_stage import single_stages
 from edgevit.context import Context
 from edgevit.errors import TargetError
 from edgevit.profiling import Interval, MeasurePlan, loop
+from edgevit.profiling.telemetry import NOT_SAMPLED
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import engine_race, target_for
-from edgevit.targets.sampling import MISSING
 from edgevit.targets.shipped import TURNS_FILE
 from edgevit.targets.trtexec.answers import engine_that_failed, failure_in, starts_in
 from tests.small_models import float_onnx
@@ -132,7 +132,7 @@ def test_two_engines_race_on_their_board(board: Board, monkeypatch: pytest.Monke
     assert (raced.a.conditions["power_mode"], raced.a.conditions["starts"]) == ("MAXN_SUPER", 6)
     assert raced.a.conditions["telemetry"]["sensors"]
     monkeypatch.setattr(engine_race, "telemetry_in", lambda *_: None)
-    assert MISSING in target.race(*engines, SessionOptions(), PLAN).b.warnings
+    assert NOT_SAMPLED in target.race(*engines, SessionOptions(), PLAN).b.warnings
     with pytest.raises(TargetError, match="with another engine only") as caught:
         target.race(engines[0], float_onnx(), SessionOptions(), PLAN)
     assert caught.value.next == "compile it with runtime: tensorrt and target: orin"

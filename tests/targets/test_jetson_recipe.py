@@ -17,7 +17,7 @@ from edgevit.targets.named import add_target, named_target, user_file
 from tests.reader_folder import make_folder
 from tests.targets import arm64
 from tests.targets.ssh_host import SshHost, needs_sshd
-from tests.targets.test_ssh_host import host, name_board
+from tests.targets.test_agent_host import host, name_board
 from tests.targets.test_tensorrt_journey import Board, board
 
 __all__ = ["board", "host"]  # fixtures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.errors import RecipeError, TargetError
 from edgevit.targets.named import (
     add_target,
@@ -46,9 +46,9 @@ def test_the_projects_file_wins(folders: Path) -> None:
     project = write(project_file(), "orin: {host: 'ssh://me@office:2222', python: python3.10}\n")
     targets = targets_by_name()
     assert list(targets) == ["local-cpu", "local-gpu", "orin", "thor"]
-    assert targets["orin"].config == SshTarget(host="ssh://me@office:2222", python="python3.10")
+    assert targets["orin"].config == MachineTarget(host="ssh://me@office:2222", python="python3.10")
     assert targets["orin"].file == project
-    assert named_target("orin", folders).config == SshTarget(host="ssh://home")  # another project
+    assert named_target("orin", folders).config == MachineTarget(host="ssh://home")  # another project
 
 
 def test_where_the_users_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_where_the_users_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_target_comes_and_goes_and_the_rest_stays() -> None:
     text = "# my boards\nthor: # on the shelf\n  host: ssh://thor\n  power_mode: 70W\n"
     file = write(project_file(), text)
-    config = SshTarget(host="ssh://me@orin", runtime="tensorrt", python="'/my python/bin' -s")
+    config = MachineTarget(host="ssh://me@orin", runtime="tensorrt", python="'/my python/bin' -s")
     add_target("orin", config, file)
     assert file.read_text().startswith(text)
     assert "work_folder" not in file.read_text()  # a default stays in one place
@@ -79,22 +79,22 @@ def test_a_target_comes_and_goes_and_the_rest_stays() -> None:
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "dotfiles" / "targets.yaml", "")
     project_file().symlink_to(elsewhere)
-    add_target("orin", SshTarget(host="ssh://orin"), project_file())
+    add_target("orin", MachineTarget(host="ssh://orin"), project_file())
     assert project_file().is_symlink()
     assert elsewhere.read_text() == "orin:\n  host: ssh://orin\n"
 
 
 def test_a_name_is_taken_once() -> None:
-    add_target("orin", SshTarget(host="ssh://a"), project_file())
+    add_target("orin", MachineTarget(host="ssh://a"), project_file())
     with pytest.raises(RecipeError, match="already a target 'orin'"):
-        add_target("orin", SshTarget(host="ssh://b"), project_file())
-    assert named_target("orin").config == SshTarget(host="ssh://a")
+        add_target("orin", MachineTarget(host="ssh://b"), project_file())
+    assert named_target("orin").config == MachineTarget(host="ssh://a")
 
 
 @pytest.mark.parametrize("name", ["local-cpu", "local-gpu", "", "-x", "a b", "ä", "x" * 65, "a/b", "../a", "a\n"])
 def test_a_wrong_name_is_refused(name: str) -> None:
     with pytest.raises(RecipeError):
-        add_target(name, SshTarget(host="ssh://a"), project_file())
+        add_target(name, MachineTarget(host="ssh://a"), project_file())
     assert not project_file().exists()
     write(project_file(), f"{name!r}: {{host: ssh://a}}\n".replace("\\n", "\n"))
     if name != "a\n":
@@ -103,7 +103,7 @@ def test_a_wrong_name_is_refused(name: str) -> None:
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    add_target("orin-nano", SshTarget(host="ssh://a"), project_file())
+    add_target("orin-nano", MachineTarget(host="ssh://a"), project_file())
     with pytest.raises(TargetError, match="there is no target 'orin-nan'") as caught:
         named_target("orin-nan")
     assert caught.value.next == "Did you mean 'orin-nano'?"

@@ -19,8 +19,8 @@ from edgevit.errors import ArtifactError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.float16 import with_float16
 from edgevit.targets import target_for, visits
+from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.named import add_target, user_file
-from edgevit.targets.ssh_host import SshHost as SshTargetHost
 from edgevit.targets.trtexec.commands import ENGINE, MODEL, BatchProfile, Input, build_arguments
 from edgevit.targets.trtexec_program import TrtexecProgram
 from tests.checking.graphs import attention
@@ -48,7 +48,7 @@ def program(server: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     add_target("loopback", config, file)
     visits.forget()
     host = target_for("loopback", Context())
-    assert isinstance(host, SshTargetHost)
+    assert isinstance(host, AgentHost)
     with host._trtexec() as program:
         yield program
     visits.forget()

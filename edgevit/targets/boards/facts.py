@@ -124,6 +124,11 @@ class HostFacts:
         return "replayed" if self.is_stand_in else "measured"
 
     @property
+    def has_nvidia_gpu(self) -> bool:
+        """Whether there is an NVIDIA GPU. Every Jetson has one, also where nvidia-smi is a stub."""
+        return self.kind == "jetson" or bool(self.gpus)
+
+    @property
     def are_clocks_steady(self) -> bool:
         """Whether the clocks are locked; on a machine that is no Jetson, the governor `performance` does."""
         return bool(self.clocks_locked) or (self.kind == "linux" and self.cpu_governors == ("performance",))

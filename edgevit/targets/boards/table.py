@@ -157,6 +157,11 @@ def has_fp8(module: str | None, gpus: Iterable[str]) -> bool:
     return any(_WITH_FP8.search(name) for name in gpus)
 
 
+def lacks_fp8(module: str | None) -> bool:
+    """Whether the tensor cores of a board are known to have no FP8. False for a module that is not in the table."""
+    return module in _BY_MODULE and not has_fp8(module, ())
+
+
 def version_of_compute(soc: Soc) -> tuple[int, int]:
     """The numbers of a compute capability: 8.7 is (8, 7)."""
     major, _, minor = soc.compute_capability.partition(".")

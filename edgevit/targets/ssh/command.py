@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgevit.configs.targets import SshTarget
+from edgevit.configs.targets import MachineTarget
 
 CONNECT_S = 10
 # Nothing is asked, since no terminal answers; a dead line is noticed within 45 seconds. Host keys are checked as the
@@ -38,7 +38,7 @@ RANDOM_ENDING = 20  # characters that ssh adds while it makes the socket
 
 
 @contextmanager
-def control_socket(target: SshTarget) -> Iterator[Path]:
+def control_socket(target: MachineTarget) -> Iterator[Path]:
     """The path of a socket, in a private folder, through which commands share one connection. It is closed at the end.
 
     The first command of the block makes the connection.
@@ -55,7 +55,7 @@ def control_socket(target: SshTarget) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def ssh_command(target: SshTarget, socket: Path, remote: str) -> list[str]:
+def ssh_command(target: MachineTarget, socket: Path, remote: str) -> list[str]:
     """The arguments of `ssh` that run a command of a POSIX shell there."""
     sharing = {"ControlMaster": "auto", "ControlPath": str(socket), "ControlPersist": "no"}
     return [*_program({**OPTIONS, **sharing}), *_destination(target), remote]
@@ -76,7 +76,7 @@ def python_command(python: str, program: str) -> str:
     return " ".join(["exec", *map(_quoted, python_words(python)), "-c", shlex.quote(program)])
 
 
-def resolved_config(target: SshTarget) -> dict[str, list[str]]:
+def resolved_config(target: MachineTarget) -> dict[str, list[str]]:
     """What the user's SSH config says of the host, by lower-case keyword; empty if ssh does not say it."""
     command = [*_program({}), "-G", *_destination(target)]
     try:
@@ -90,7 +90,7 @@ def resolved_config(target: SshTarget) -> dict[str, list[str]]:
     return config
 
 
-def own_command(program: str, target: SshTarget) -> str:
+def own_command(program: str, target: MachineTarget) -> str:
     """A command for the user's own shell, such as `ssh -p 2222 user@host`."""
     address = target.address
     user = f"{address.user}@" if address.user else ""
@@ -102,7 +102,7 @@ def _program(options: dict[str, str]) -> list[str]:
     return ["ssh", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
 
 
-def _destination(target: SshTarget) -> list[str]:
+def _destination(target: MachineTarget) -> list[str]:
     address = target.address
     user = ["-l", address.user] if address.user else []
     port = ["-p", str(address.port)] if address.port else []
@@ -130,7 +130,7 @@ def _remove_abandoned(parent: Path) -> None:
                 folder.rmdir()
 
 
-def _close_connection(target: SshTarget, socket: Path) -> None:
+def _close_connection(target: MachineTarget, socket: Path) -> None:
     command = [*_program({"ControlPath": str(socket)}), "-O", "exit", *_destination(target)]
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, timeout=CONNECT_S, stdin=subprocess.DEVNULL, check=False)

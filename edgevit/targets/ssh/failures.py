@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.configs.targets import SshTarget
+from edgevit.configs.targets import MachineTarget
 from edgevit.errors import ConnectionLost, TargetError, shortened
 from edgevit.targets.ssh.command import own_command, resolved_config
 
@@ -21,7 +21,7 @@ _NO_LOGIN = r"account is (currently )?not available|account has been disabled|no
 _METHODS = re.compile(r"Permission denied \(([\w,-]+)\)")
 
 
-def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetError:
+def failure(name: str, target: MachineTarget, status: int, stderr: str) -> TargetError:
     """The error for an `ssh` that has ended, from its exit status and its stderr."""
     if status == SSH_FAILED:
         for pattern, explain in _OF_SSH:
@@ -34,12 +34,7 @@ def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetErr
             next=f"try {own_command('ssh', target)}",
         )
     if status in NOT_FOUND or "command not found" in stderr.lower():
-        return TargetError(
-            "there is no Python at this command",
-            where=name,
-            got=f"{target.python}: {_last_line(stderr) or f'exit status {status}'}",
-            next="install Python 3.8 or later there, or name its command with --python (python: in targets.yaml)",
-        )
+        return no_python(name, target, _last_line(stderr) or f"exit status {status}")
     if re.search(_NO_LOGIN, stderr, re.IGNORECASE):
         return TargetError(
             "this account may not run commands on the target",
@@ -47,21 +42,37 @@ def failure(name: str, target: SshTarget, status: int, stderr: str) -> TargetErr
             got=_last_line(stderr),
             next="give the address of an account with a login shell: ssh://user@host",
         )
+    by_hand = f"{own_command('ssh', target)} {shlex.quote(f'{target.python} --version')}"
+    return python_has_ended(name, status, stderr, by_hand)
+
+
+def no_python(name: str, target: MachineTarget, got: str) -> TargetError:
+    """The error for a machine where the command of its Python starts nothing."""
     return TargetError(
-        "the target's Python has ended",
+        "there is no Python at this command",
         where=name,
-        got=_last_line(stderr) or f"exit status {status}",
-        next=f"try {own_command('ssh', target)} {shlex.quote(f'{target.python} --version')}",
+        got=f"{target.python}: {got}",
+        next="install Python 3.8 or later there, or name its command with --python (python: in targets.yaml)",
     )
 
 
-def _unknown_name(name: str, target: SshTarget, stderr: str) -> TargetError:
+def python_has_ended(name: str, status: int, stderr: str, by_hand: str) -> TargetError:
+    """The error for a Python that has ended.
+
+    Args:
+        by_hand: the command that starts it, for a user who wants to see what it says.
+    """
+    got = _last_line(stderr) or f"exit status {status}"
+    return TargetError("the target's Python has ended", where=name, got=got, next=f"try {by_hand}")
+
+
+def _unknown_name(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return ConnectionLost(
         "there is no such host", where=name, got=target.address.host, next="correct the address, or see to the network"
     )
 
 
-def _refused(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _refused(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return ConnectionLost(
         "the host is there, but no SSH server answers",
         where=name,
@@ -70,13 +81,13 @@ def _refused(name: str, target: SshTarget, stderr: str) -> TargetError:
     )
 
 
-def _unreachable(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _unreachable(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return ConnectionLost(
         "the host cannot be reached", where=name, got=_last_line(stderr), next="see whether it is on and in the network"
     )
 
 
-def _denied(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _denied(name: str, target: MachineTarget, stderr: str) -> TargetError:
     config = resolved_config(target)
     files = [file for file in config.get("identityfile", []) if Path(file).expanduser().is_file()]
     methods = _METHODS.search(stderr)
@@ -90,7 +101,7 @@ def _denied(name: str, target: SshTarget, stderr: str) -> TargetError:
     )
 
 
-def _changed_key(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _changed_key(name: str, target: MachineTarget, stderr: str) -> TargetError:
     offending = _OFFENDING.search(stderr)
     return TargetError(
         "the host's key has changed: this is another machine, or it was installed anew",
@@ -100,7 +111,7 @@ def _changed_key(name: str, target: SshTarget, stderr: str) -> TargetError:
     )
 
 
-def _forget(target: SshTarget) -> str:
+def _forget(target: MachineTarget) -> str:
     """The command that removes a host's key. Nothing of what the host printed is in it."""
     config = resolved_config(target)
     host = next(iter(config.get("hostname", [])), target.address.host)
@@ -111,7 +122,7 @@ def _forget(target: SshTarget) -> str:
     return shlex.join(["ssh-keygen", *file, "-R", known])
 
 
-def _unknown_key(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _unknown_key(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return TargetError(
         "the host's key is not known yet",
         where=name,
@@ -120,7 +131,7 @@ def _unknown_key(name: str, target: SshTarget, stderr: str) -> TargetError:
     )
 
 
-def _wrong_config(name: str, target: SshTarget, stderr: str) -> TargetError:
+def _wrong_config(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return TargetError(
         "your SSH config has a mistake", where=name, got=_first_line(stderr), next="correct it (man ssh_config)"
     )
@@ -135,7 +146,7 @@ def _last_line(text: str) -> str:
 
 
 # What ssh prints → the error. The first that fits counts.
-_OF_SSH: tuple[tuple[str, Callable[[str, SshTarget, str], TargetError]], ...] = (
+_OF_SSH: tuple[tuple[str, Callable[[str, MachineTarget, str], TargetError]], ...] = (
     (_CHANGED.pattern, _changed_key),
     (r"Host key verification failed|No \S+ host key is known", _unknown_key),
     (r"Could not resolve hostname", _unknown_name),

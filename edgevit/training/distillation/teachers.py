@@ -75,7 +75,7 @@ class LiveTeacher:
         else:
             self._model.to(device)
             if precision == "bfloat16" and device.type == "cpu":  # convolutions: up to twice as fast, products alike
-                self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self._model.to(memory_format=torch.channels_last)
         self.preprocess = io.preprocess
         self._forward: Forward = self._model
         if not taps and precision == "float32" and not shard:

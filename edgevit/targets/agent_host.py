@@ -1,6 +1,7 @@
-"""A machine that is reached over SSH, as a target: models run there in ONNX Runtime or in TensorRT.
+"""A machine with an agent, as a target: models run there in ONNX Runtime or in TensorRT.
 
-Nothing is installed there. ONNX Runtime is brought along. TensorRT is the board's own: trtexec and its Python module.
+The machine is reached over SSH, or it is this one, whose agent is a child process. Nothing is installed there. ONNX
+Runtime is brought along. TensorRT is the machine's own: trtexec and its Python module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
-from edgevit.configs.targets import INSTALLED, LOCAL_CPU, SshTarget
+from edgevit.configs.targets import INSTALLED, LOCAL_CPU, MachineTarget
 from edgevit.errors import TargetError
 from edgevit.model_file import TargetInfo, TensorrtOptions
 from edgevit.profiling import Comparison, MeasurePlan
@@ -44,8 +45,8 @@ _connected: dict[NamedTarget, tuple[Connection, HostFacts]] = {}
 Say = Callable[[str], None]
 
 
-class SshHost:
-    """A Linux machine that is reached over SSH.
+class AgentHost:
+    """A Linux machine on which an agent runs models, over SSH or here.
 
     Args:
         say: receives a line where a user waits, or where nobody answers.
@@ -92,8 +93,8 @@ class SshHost:
             raise TargetError(
                 "a TensorRT engine is measured in turns with another engine only",
                 where=self.name,
-                got=f"the ONNX file '{(b if are_engines[0] else a).id}'",
-                next=f"compile it with runtime: tensorrt and target: {self.name}",
+                got=f"'{(b if are_engines[0] else a).id}', which is none",
+                next=f"compile its ONNX file with runtime: tensorrt and target: {self.name}",
             )
         from edgevit.targets.remote_session import race_on
 
@@ -208,7 +209,6 @@ class SshHost:
             }
             own = {
                 **self._tools(facts).versions,
-                "tensorrt_full": facts.tensorrt_full,
                 "cuda": facts.cuda,
                 "l4t": facts.l4t,
                 "driver": facts.driver,
@@ -268,7 +268,7 @@ class SshHost:
         if runtime not in self.runtimes:
             advice = "export the model first" if runtime == "torch" else f"set runtime: {ONNXRUNTIME.name}"
             raise TargetError(
-                f"{runtime} does not run on {self.name}, which is reached over SSH",
+                f"{runtime} does not run on {self.name}",
                 expected=f"{' or '.join(self.runtimes)} there",
                 next=f"{advice}, or target: {LOCAL_CPU}",
             )
@@ -285,6 +285,5 @@ class SshHost:
             )
 
     @property
-    def _config(self) -> SshTarget:
-        assert self._target.config is not None
-        return self._target.config
+    def _config(self) -> MachineTarget:
+        return self._target.machine

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli import app
-from edgevit.configs import SshTarget
+from edgevit.configs import MachineTarget
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, TargetError
 from edgevit.graphs.files import artifact_from_onnx
@@ -30,10 +30,10 @@ from edgevit.profiling.loop import Boundary
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.targets import base, target_for, target_info, visits
+from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, named_target, user_file
 from edgevit.targets.remote_session import RemoteSession
-from edgevit.targets.ssh_host import SshHost as SshTargetHost
 from tests.reader_folder import ROOT, make_folder, run
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx
 from tests.targets import arm64
@@ -173,7 +173,7 @@ def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
     assert json.loads(compared.stdout)["speedup"]["value"] > 0
     named = user_file()
     assert named is not None
-    add_target("away", SshTarget(host="ssh://127.0.0.1:1"), named)
+    add_target("away", MachineTarget(host="ssh://127.0.0.1:1"), named)
     named.write_text(f"{named.read_text()}all: [local-cpu, away, board]\n")
     several = runner.invoke(app, ["profile", str(file), "--target", "all", "--duration", "0.1", "--json"])
     assert [metrics["target"] for metrics in json.loads(several.stdout)] == ["local-cpu", "board"]
@@ -259,7 +259,7 @@ def lie(host: SshHost, result: object, content: bytes = b"") -> None:
 def test_what_is_asked_of_the_machine_and_is_not_so_is_said(host: SshHost) -> None:
     name_board(host, power_mode="25W")
     said: list[str] = []
-    with SshTargetHost(named_target("board"), said.append).open(float_onnx(), SessionOptions()):
+    with AgentHost(named_target("board"), said.append).open(float_onnx(), SessionOptions()):
         pass
     assert said == ["note: board: power mode asked: 25W, but the target names no power mode; leave power_mode out"]
 

@@ -1,0 +1,221 @@
+"""The gate by accuracy: answers of quantized forms against float's, on images of which the right answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.configs import Quantize
+from edgevit.context import Context
+from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.errors import ParityError, RecipeError
+from edgevit.evaluation.accuracy import Share
+from edgevit.evaluation.paired import paired_drop
+from edgevit.graphs.files import write_onnx
+from edgevit.model_file import OnnxruntimeOptions
+from edgevit.progress import SilentProgress
+from edgevit.quantization import CalibratedModel, calibrated
+from edgevit.quantization.candidates import Candidate, TrialRunner
+from edgevit.quantization.gate import AnswerChange, Validation
+from edgevit.quantization.sensitivity import SensitivityAnalysis
+from edgevit.recipe import load_recipe
+from edgevit.runtimes.base import HostSession, input_batches
+from edgevit.runtimes.sessions import file_session
+from edgevit.targets.local import LocalCpu
+from tests.quantization.test_sensitivity import SUFFERS, chain
+from tests.small_models import float_onnx, int8_onnx, workbench
+
+SPEC = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(f"class {index}" for index in range(32)))
+PIXELS = np.random.default_rng(3).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
+BATCHES = [batch for batch, _ in input_batches(SPEC, iter(PIXELS), 50)]
+
+
+class Said(SilentProgress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def change(lost: int, gained: int, n: int, limit: float = 0.01) -> AnswerChange:
+    """A form that loses and gains as many of n images, of which float gets all but the gained ones right."""
+    expected, got = np.ones(n, bool), np.ones(n, bool)
+    expected[:gained], got[gained : gained + lost] = False, False
+    return AnswerChange(Share((lost + gained) / n, 0, 1), n, paired_drop(expected, got), limit)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "is_refused", "leaves_doubt"),
+    [
+        (60, 20, 2000, True, False),  # 2.0 points (1.1 to 2.9)
+        (20, 60, 2000, False, False),
+        (24, 10, 2000, False, True),  # 0.7 points (0.1 to 1.3): beyond chance, and within the limit
+        (0, 0, 2000, False, False),
+        (0, 0, 50, False, True),  # up to 5 points
+        (3, 0, 50, False, True),  # 6 points, which may be chance
+        (25, 0, 50, True, False),
+    ],
+)
+def test_a_form_is_refused_only_beyond_chance_and_above_the_limit(
+    lost: int, gained: int, n: int, is_refused: bool, leaves_doubt: bool
+) -> None:
+    of_form = change(lost, gained, n)
+    assert (of_form.is_refused, of_form.leaves_doubt) == (is_refused, leaves_doubt)
+    assert ("too few images to rule out 1 point" in of_form.sentence()) == leaves_doubt
+
+
+def test_without_labels_no_form_is_refused() -> None:
+    every_answer = AnswerChange(Share(1.0, 0.9, 1.0), 400, None, 0.01)
+    assert not every_answer.is_refused
+    assert "so up to 100.0 points of top-1 may be lost" in every_answer.sentence()
+    assert "top1_drop" not in every_answer.as_json()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> HostSession:
+    folder = tmp_path_factory.mktemp("chain")
+    write_onnx(chain(), folder / "chain.onnx", SPEC)
+    return file_session(folder / "chain.onnx", SPEC, OnnxruntimeOptions(), 1)
+
+
+@pytest.fixture(scope="module")
+def ready() -> CalibratedModel:
+    return calibrated(chain(), lambda: iter(BATCHES), "minmax", "onnxruntime", 1, "chain")
+
+
+def images(reference: HostSession, labelled: bool = True) -> Dataset:
+    """Images of which the float model gets every answer right; or the images without labels."""
+    scores = np.concatenate([output["logits"] for output in reference.infer_each(BATCHES)])
+    ids, labels = tuple(map(str, range(len(PIXELS)))), scores.argmax(-1).astype(np.int64)
+    return Dataset("val", SPEC.classes, ids, labels if labelled else None, ArrayImages(PIXELS), np.arange(len(PIXELS)))
+
+
+def test_a_layer_that_costs_answers_goes_back_to_float(reference: HostSession, ready: CalibratedModel) -> None:
+    """The SQNR gate is open: only lost answers decide."""
+    validation = Validation(images(reference), reference, 0.05, 0, SilentProgress())
+    analysis = SensitivityAnalysis(ready, reference, BATCHES[:2], 1, validation=validation)
+    whole = analysis.closeness(ready)
+    assert whole.change is not None
+    assert whole.change.drop is not None
+    assert whole.change.drop.value == whole.change.changed.value > 0.2  # float is always right
+    assert not whole.passes(-1000)
+    mixed = analysis.within(-1000, analysis.sensitivities(SilentProgress()))
+    assert mixed is not None
+    assert f"product{SUFFERS}" in mixed.kept_float
+    of_mixed = analysis.closeness(mixed)
+    assert of_mixed.passes(-1000)
+    assert of_mixed.change is not None
+    assert of_mixed.change.changed.value < 0.1
+
+
+@pytest.mark.parametrize(
+    ("floor_db", "labelled", "refused_by"),
+    [
+        (-1000.0, True, ["max_top1_drop"]),
+        (1000.0, True, ["min_sqnr_db", "max_top1_drop"]),
+        (1000.0, False, ["min_sqnr_db"]),
+        (-1000.0, False, []),
+    ],
+)
+def test_a_trial_says_which_gate_refuses(
+    floor_db: float,
+    labelled: bool,
+    refused_by: list[str],
+    reference: HostSession,
+    ready: CalibratedModel,
+    tmp_path: Path,
+) -> None:
+    quantized = ready.quantized()
+    write_onnx(quantized.model, tmp_path / "int8.onnx", SPEC, quantized.options)
+    form = Candidate("int8 all", tmp_path / "int8.onnx", quantized.options, "int8", floor_db=floor_db)
+    validation = Validation(images(reference, labelled), reference, 0.05, 0, SilentProgress())
+    runner = TrialRunner(reference, BATCHES[:2], "", LocalCpu(), 1, 1, validation=validation)
+    trial = runner.compared(form)
+    assert trial.refused_by == refused_by
+    assert trial.as_json().get("refused_by", []) == refused_by
+    assert all(gate in trial.sentence() for gate in refused_by)
+    assert ("points of top-1 lost" in trial.sentence()) == labelled
+    assert trial.as_json()["changed_answers"]["n"] == 400
+    if refused_by:
+        with pytest.raises(ParityError):
+            trial.passed()
+
+
+def test_scores_that_are_not_finite_are_no_answer(reference: HostSession) -> None:
+    class Broken:
+        spec = SPEC
+
+        def outputs(self, pixels: Any, batch_size: int) -> Any:
+            for outputs in reference.outputs(pixels, batch_size):
+                yield {"logits": np.full_like(outputs["logits"], np.nan)}
+
+    validation = Validation(images(reference), reference, 0.05, 0, SilentProgress())
+    broken: Any = Broken()
+    of_broken = validation.change(broken)
+    assert of_broken.changed.value == 1
+    assert of_broken.is_refused
+
+
+def test_the_stage_records_the_loss_that_evaluations_show() -> None:
+    said = Said()
+    fields = {"model": float_onnx().id, "calibration": "digits.pool", "calibration_images": 32, "min_sqnr_db": 0}
+    gate = {"validation": "digits.support", "max_top1_drop": 0.9}
+    made = workbench().run("quantize", "gated", Context(progress=said), **gate, **fields)
+    correct = [
+        workbench().run("evaluate", f"of-{name}", model=name, data="digits.support").metrics["top1"]["value"]
+        for name in (float_onnx().id, "gated")
+    ]
+    assert made.metrics["top1_drop"]["value"] == pytest.approx(correct[0] - correct[1], abs=1e-12)
+    assert (made.metrics["top1_drop"]["n"], made.metrics["top1_drop"]["limit"]) == (50, 0.9)
+    assert made.metrics["sqnr_db"] == pytest.approx(int8_onnx().metrics["sqnr_db"], abs=0.5)
+    assert any("points of top-1 lost" in line for line in said.lines)
+    unlabelled = workbench().run("quantize", "ungated", validation="digits.pool", **fields)
+    assert "top1_drop" not in unlabelled.metrics
+    assert unlabelled.metrics["changed_answers"]["n"] == 851
+
+
+RECIPE = """
+name: gate
+{budget}
+datasets: {{digits: {{source: digits, few_shot: {{shots: 5}}}}}}
+stages:
+  - {{stage: train, id: model, model: test_vit, image_size: 32, data: digits.train, epochs: 1}}
+  - {{stage: pseudo_label, id: guessed, teacher: model, data: digits.pool}}
+  - {{stage: export, id: onnx, model: model}}
+  - {{stage: quantize, id: int8, model: onnx, calibration: digits.pool, {options}}}
+"""
+
+
+def stage_of(folder: Path, options: str, budget: str = "budget: {top1_drop: 0.03}") -> Quantize:
+    file = folder / "gate.yaml"
+    file.write_text(RECIPE.format(options=options, budget=budget))
+    stage = load_recipe(file).stages[-1]
+    assert isinstance(stage, Quantize)
+    return stage
+
+
+def test_the_limit_is_that_of_the_budget_unless_the_stage_has_one(tmp_path: Path) -> None:
+    assert stage_of(tmp_path, "validation: digits.val").largest_top1_drop == 0.03
+    assert stage_of(tmp_path, "validation: digits.val, max_top1_drop: 0.02").largest_top1_drop == 0.02
+    assert stage_of(tmp_path, "validation: digits.val", "").largest_top1_drop == 0.01
+    assert stage_of(tmp_path, "min_sqnr_db: 10").max_top1_drop is None  # without images, no limit enters the key
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("validation: digits.test", "only evaluate may read test images"),
+        ("validation: digits", "includes its test images"),
+        ("validation: guessed", "needs ground-truth labels"),
+        ("max_top1_drop: 0.02", "give them as 'validation'"),
+        ("validation: digits.val, max_top1_drop: 1.0", "max_top1_drop"),
+    ],
+)
+def test_wrong_validation_is_refused_before_the_run(options: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=says.replace("(", r"\(")):
+        stage_of(tmp_path, options)

@@ -1,0 +1,267 @@
+"""An agent on this machine, as a child process. A stand-in plays a PC with a GPU: outputs are real, times replayed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from typer.testing import CliRunner
+
+import edgevit
+from edgevit import pipeline
+from edgevit.artifacts import Artifact
+from edgevit.cli import app
+from edgevit.context import Context
+from edgevit.errors import ArtifactError, MissingDependency, ParityError, RecipeError, TargetError
+from edgevit.graphs.files import onnx_file, read_onnx
+from edgevit.profiling import MeasurePlan, conditions, loop
+from edgevit.recipe import load_recipe
+from edgevit.runtimes.base import SessionOptions, random_images
+from edgevit.targets import base, target_for, target_info, visits
+from edgevit.targets.connection import connected
+from edgevit.targets.jobs import Job, run_job
+from edgevit.targets.local import LocalCpu
+from edgevit.targets.named import NamedTarget
+from tests.small_models import checkpoint, engine, float_onnx, workbench
+from tests.small_models import int8_onnx_for_tensorrt as int8
+from tests.targets.ssh_host import is_gone
+from tests.targets.standin import BuiltStandin, Standin, build
+from tests.targets.standin.trtexec.settings import TrtexecSettings
+
+L4 = TrtexecSettings((10, 13, 3), "b9", 240, "NVIDIA L4", "8.9", 58, 22491, 23)
+ANSWERS = {
+    "nvidia-smi": "NVIDIA L4, 570.86.15, 8.9\n",
+    "trtexec": f"&&&& RUNNING TensorRT.trtexec {L4.title} # trtexec --help\n=== Model Options ===\n",
+}
+ZONE = "/sys/class/thermal/thermal_zone0"
+FILES = {
+    "/proc/cpuinfo": "model name\t: A Processor\n",
+    f"{ZONE}/type": "x86_pkg_temp\n",
+    f"{ZONE}/temp": "51000\n",
+}
+WITHOUT_TRTEXEC = {"nvidia-smi": ANSWERS["nvidia-smi"]}
+PC = Standin(FILES, ANSWERS, trtexec=L4)
+RECIPE = """\
+name: pc
+datasets:
+  digits: {source: digits, few_shot: {shots: 5}}
+stages:
+  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
+     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8, model: onnx, runtime: tensorrt, calibration: digits.pool, calibration_images: 32,
+     placement: all, min_sqnr_db: 0}
+  - {stage: compile, id: engine, model: int8, runtime: tensorrt, target: local-gpu, max_batch: 448}
+  - {stage: evaluate, id: here, model: int8, data: digits.test}
+  - {stage: evaluate, id: accuracy, model: engine, data: digits.test, target: local-gpu, batch_size: 448}
+  - {stage: profile, id: latency, model: engine, target: local-gpu, duration_s: 0.1}
+  - {stage: report, id: report, of: [here, accuracy, latency]}
+"""
+Play = Callable[[Standin], BuiltStandin]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
+    """From now on, this machine is a stand-in. Its user has a cache folder and settings of the test's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+
+    def played(standin: Standin) -> BuiltStandin:
+        shutil.rmtree(tmp_path / "standin", ignore_errors=True)
+        built = build(standin, tmp_path / "standin")
+        monkeypatch.setenv("EDGEVIT_ROOT", str(built.root))
+        monkeypatch.setenv("PATH", f"{built.path}:/usr/bin:/bin")
+        visits.forget()
+        conditions.gpus.cache_clear()
+        return built
+
+    yield played
+    visits.forget()
+    conditions.gpus.cache_clear()
+
+
+def compiled(name: str, **fields: Any) -> Artifact:
+    return workbench().run("compile", name, **{"model": int8().id, "runtime": "tensorrt", **fields}, target="local-gpu")
+
+
+def test_a_recipe_builds_an_engine_on_this_machine_and_measures_it(play: Play, tmp_path: Path) -> None:
+    play(PC)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    int8()  # the stages before the engine, which other tests have made
+    shutil.copytree(workbench().store.root, tmp_path / "runs" / ".store", symlinks=True)
+    done = pipeline.run(recipe, tmp_path, tmp_path / "runs", Context())
+    bound_to = done["engine"].model_file.bound_to
+    assert bound_to is not None
+    assert (bound_to.name, bound_to.hardware["gpus"]) == ("local-gpu", ["NVIDIA L4"])
+    assert (bound_to.versions["tensorrt"], bound_to.versions["driver"]) == ("10.13.3", "570.86.15")
+    assert {row["got"] for row in done["engine"].metrics["products"] if row["asked"] == "int8"} == {"int8"}
+    # The stand-in computes with the ONNX Runtime of this machine. Its batches and the printed digits differ.
+    assert done["accuracy"].metrics["top1"] == pytest.approx(done["here"].metrics["top1"], abs=3 / 896)
+    latency = done["latency"].metrics["latency_ms"]
+    assert (latency["label"], latency["p50"]) == ("replayed", pytest.approx(3.14062, rel=0.01))
+    telemetry = json.loads(done["latency"].file("telemetry.json").read_text())
+    assert {(series["kind"], series["name"]) for series in telemetry["series"]} == {("temperature_c", "x86_pkg_temp")}
+    device = json.loads(done["report"].file("report.json").read_text())["device"]
+    assert (device["target"], device["name"], device["is_stand_in"]) == ("local-gpu", "A Processor", True)
+    assert not any(reason.runs for reason in pipeline.why(recipe, tmp_path, tmp_path / "runs"))
+    assert {folder.name for folder in (tmp_path / "cache").iterdir()} >= {"files", "jobs"}
+
+
+@pytest.mark.slow
+def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STARTS", 6)
+    play(PC)
+    built, target, images = (
+        compiled("raced-here", max_batch=8),
+        target_for("local-gpu", Context()),
+        random_images(int8().io, 10),
+    )
+    with target.open(built, SessionOptions()) as there:
+        got = there.infer({"image": images})["logits"]
+    with LocalCpu().open(int8(), SessionOptions()) as here:
+        np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
+    raced = target.race(built, built, SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12))
+    assert raced.is_replayed
+    assert raced.ratio == pytest.approx(1, rel=1e-3)
+    with pytest.raises(TargetError, match="in turns with another engine only"):
+        target.race(built, checkpoint(), SessionOptions(), base.CHOICE)
+    # The GPU is replaced.
+    play(Standin(FILES, {**ANSWERS, "nvidia-smi": "NVIDIA L40, 570.86.15, 8.9\n"}, trtexec=L4))
+    with pytest.raises(TargetError, match="built for another machine") as caught, target.open(built, SessionOptions()):
+        pass
+    assert "NVIDIA L4'] and ['NVIDIA L40'" in str(caught.value.got)
+
+
+def test_a_wrong_engine_is_refused(play: Play) -> None:
+    play(PC).vary("wrong-outputs")
+    with pytest.raises(ParityError, match="output 'logits' of the engine differs") as caught:
+        compiled("wrong-here", max_batch=9)
+    assert "--target local-gpu" in str(caught.value.next)
+
+
+@pytest.mark.slow
+def test_forms_are_built_and_raced_on_the_gpu(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STARTS", 6)
+    monkeypatch.setattr(base, "CHOICE", MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12))
+    play(PC)
+    made = workbench().run(
+        "quantize", "fastest-here", model=float_onnx().id, calibration="digits.pool", calibration_images=32,
+        runtime="tensorrt", placement="fastest", target="local-gpu", min_sqnr_db=5,
+    )  # fmt: skip
+    forms = {form["form"]: form for form in made.metrics["forms"]}
+    assert {"float16", "int8 all", "float8 all"} <= forms.keys()  # an L4 has FP8
+    assert all("failed" not in form for form in forms.values()), forms
+    assert made.metrics["form"] == "float16"  # replayed times decide nothing
+    targets = made.manifest.ingredients["target"]
+    assert (targets["local-cpu"]["runtime"], targets["local-gpu"]["runtime"]) == ("onnxruntime", "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "says", "next_step"),
+    [
+        (("nvidia-smi", "trtexec"), "there is no NVIDIA GPU here", "set target: local-cpu"),
+        (("nvidia-smi",), "there is no NVIDIA GPU here", "install NVIDIA's driver"),
+        (("trtexec",), "with trtexec or TensorRT's Python module", f"{sys.executable} -m pip install 'tensorrt<12'"),
+    ],
+)
+def test_what_this_machine_lacks_is_said(lacks: tuple[str, ...], says: str, next_step: str, play: Play) -> None:
+    play(Standin(FILES, {name: answer for name, answer in ANSWERS.items() if name not in lacks}))
+    with pytest.raises(TargetError, match=says) as caught:
+        target_info("local-gpu", "tensorrt", Context())
+    assert next_step in str(caught.value.next)
+    with pytest.raises(TargetError, match=says):
+        compiled("engine-of-nothing")
+
+
+@pytest.mark.parametrize(("standin", "state"), [(PC, "ok"), (replace(PC, answers=WITHOUT_TRTEXEC), "absent")])
+def test_what_is_here_for_engines_is_looked_at(standin: Standin, state: str, play: Play) -> None:
+    play(standin)
+    checked = CliRunner().invoke(app, ["devices", "check", "local-gpu", "--json"])
+    states = {finding["name"]: finding["state"] for finding in json.loads(checked.stdout)["findings"]}
+    assert (states["gpu"], states["tensorrt"], states["trtexec"]) == ("ok", state, state)
+    assert checked.exit_code == 0
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs an ONNX Runtime without CUDA"
+)
+def test_an_onnxruntime_without_cuda_is_named(play: Play) -> None:
+    play(PC)
+    target = target_for("local-gpu", Context())
+    assert target.describe("onnxruntime").hardware["gpu"]["model"] == "NVIDIA L4"
+    with pytest.raises(MissingDependency, match="has no CUDA provider") as caught:
+        target.open(float_onnx(), SessionOptions()).__enter__()
+    assert "CPUExecutionProvider" in str(caught.value.got)
+    assert "pip install onnxruntime-gpu" in str(caught.value.next)
+    with pytest.raises(MissingDependency, match="has no CUDA provider"):
+        target.race(float_onnx(), float_onnx(), SessionOptions(), base.CHOICE)
+    with pytest.raises(ArtifactError, match="was compiled for a CPU"):
+        target.open(engine(), SessionOptions()).__enter__()
+    with pytest.raises(TargetError, match="compiles a model for a GPU each time"):
+        compiled("graph-for-a-gpu", runtime="onnxruntime", model=float_onnx().id)
+
+
+def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(PC)
+    monkeypatch.chdir(tmp_path)
+    python = tmp_path / "a python"
+    python.symlink_to(sys.executable)
+    command = ["devices", "add", "pc", "local", "--python", f"'{python}' -B", "--tensorrt", "trtexec", "--runtime"]
+    named = CliRunner().invoke(app, [*command, "tensorrt", "--work-folder", str(tmp_path / "work"), "--project"])
+    assert named.exit_code == 0, named.output
+    checked = json.loads(CliRunner().invoke(app, ["devices", "check", "pc", "--json"]).stdout)
+    assert checked["facts"]["gpus"] == ["NVIDIA L4"]
+    assert {finding["name"]: finding["state"] for finding in checked["findings"]}["trtexec"] == "ok"
+    built = workbench().run(
+        "compile", "of-pc", Context(folder=tmp_path), model=int8().id, runtime="tensorrt", target="pc", max_batch=4
+    )
+    assert built.model_file.bound_to is not None
+    assert built.model_file.bound_to.name == "pc"
+    assert (tmp_path / "work" / "files").is_dir()
+    with pytest.raises(TargetError, match="torch does not run on pc"):
+        target_for("pc", Context(folder=tmp_path)).open(checkpoint(), SessionOptions()).__enter__()
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python3", "~/nowhere/python3", "/etc/hostname"])
+def test_a_python_that_is_not_there_is_said(python: str, play: Play, tmp_path: Path) -> None:
+    play(PC)
+    (tmp_path / "targets.yaml").write_text(f"pc: {{host: local, python: {python}}}\n")
+    with pytest.raises(TargetError, match="there is no Python at this command") as caught:
+        target_info("pc", "tensorrt", Context(folder=tmp_path))
+    assert python in str(caught.value.got)
+
+
+def test_an_agent_that_is_killed_is_started_again(play: Play, tmp_path: Path) -> None:
+    play(PC)
+    said: list[str] = []
+    job = Job({}, (sys.executable, "-c", "import os; print(os.getppid())"), {}, 60, is_repeatable=False)
+    with connected(NamedTarget("local-gpu"), said.append) as connection:
+        first = int(run_job(connection, job, tmp_path / "out").stdout)
+        os.kill(first, signal.SIGKILL)
+        second = int(run_job(connection, job, tmp_path / "out").stdout)
+    assert first != second
+    assert is_gone(second)  # it ends with the connection
+    assert said == ["the line to local-gpu dropped; connecting again"]
+
+
+@pytest.mark.slow
+def test_the_python_face_finds_the_first_wrong_node(play: Play) -> None:
+    nodes = read_onnx(onnx_file(int8())).graph.node
+    node = next(node.name for node in nodes if "blocks.1.mlp.fc2" in node.name and node.op_type == "MatMul")
+    play(PC).vary("wrong-from", node)
+    found = edgevit.first_difference(onnx_file(int8()), "local-gpu", max_batch=7)
+    assert found.first is not None
+    assert (found.first.node, found.is_whole) == (node, True)
+    with pytest.raises(RecipeError, match="max_batch"):
+        edgevit.first_difference(onnx_file(int8()), "local-gpu", max_batch=0)
