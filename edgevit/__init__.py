@@ -71,8 +71,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "load", "profile", "quantize",
-        "run",
+        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "load", "profile",
+        "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
