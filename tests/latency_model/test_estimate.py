@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -136,7 +137,7 @@ REFUSED: tuple[tuple[dict[str, str], type[EdgevitError], str], ...] = (
 
 @pytest.mark.parametrize(("options", "error", "said"), REFUSED)
 def test_what_cannot_be_predicted_is_refused(options: dict[str, str], error: type[EdgevitError], said: str) -> None:
-    named = {"board": BOARD, "precision": "float16", **options}
+    named: dict[str, Any] = {"board": BOARD, "precision": "float16", **options}
     with pytest.raises(error) as raised:
         estimate_of(plan_of("resnet18@224/1000"), **named)
     assert said in str(raised.value)
