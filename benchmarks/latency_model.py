@@ -41,8 +41,12 @@ from edgevit.latency_model.calibration import (
     PUBLISHED,
     USUAL,
     Calibration,
+    Fit,
+    Group,
+    HeldOut,
     Published,
     digest_of_set,
+    group_of,
     published_kernels,
     published_rows,
 )
@@ -85,6 +89,12 @@ REJECTED = {
 }
 WINOGRAD = 2.25  # the most that a 3 × 3 convolution saves
 LEVELS = (0.8, 0.9)
+LEAST_ROWS, LEAST_SOURCES = 8, 2  # of a board that is known in a precision
+# What the fits have not seen. A row of a source that is left out is predicted as `edgevit estimate` predicts.
+LEFT_OUT: dict[str, tuple[Group, ...]] = {
+    "architecture": ("architecture",), "network": ("network",), "source_network": ("source", "network"),
+    "board": ("board",), "board_source_network": ("board", "source", "network"),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -139,27 +149,29 @@ def fit_and_publish() -> None:
     networks = published_kernels()
     calibration = Calibration(rows, networks)
     whole = calibration.fit(rows)
-    by_network, by_board = (calibration.held_out_ms(group) for group in ("architecture", "family"))
-    intervals = _intervals(rows, by_network, by_board)
+    held_out = {name: calibration.held_out(*groups) for name, groups in LEFT_OUT.items()}
+    by_network, by_board = held_out["network"], held_out["board"]
     stored = {
-        "set_sha256": digest_of_set(), "rows": len(rows), "constants": whole.constants, "boards": whole.boards,
-        "intervals": intervals,
+        "set_sha256": digest_of_set(), "rows": len(rows), "constants": whole.constants, "boards": _factors(rows, whole),
+        "known": _known_boards(rows), "intervals": _intervals(held_out),
     }  # fmt: skip
     rounded = json.loads(json.dumps(stored), parse_float=lambda text: float(f"{float(text):.4g}"))
     (ROOM / FITTED).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     publish("latency_model", {
         "rows": len(rows), "networks": len({row.network for row in rows}),
         "architectures": len({row.architecture for row in rows}),
-        "constants": len(USUAL), "rejected": _rejected(), "fit": asdict(whole),
-        "errors": _errors(rows, networks, calibration.predicted_ms(whole, rows), by_network, by_board),
-        "coverage_of_90": _coverage(rows, by_network),
-        "rank_by_board": _ranks(rows, by_network),
-        "boards_left_out": _by(rows, by_board, lambda row: board_rates(row.board).family),
-        "int8": _error(rows, by_network, lambda row: row.precision == "int8"),
+        "network_families": len({row.network_family for row in rows}),
+        "constants": len(USUAL), "fitted_values": sum(len(values) for values in asdict(whole).values()),
+        "rejected": _rejected(), "fit": asdict(whole),
+        "errors": _errors(rows, networks, calibration.published_ms(whole, rows), held_out),
+        "coverage_of_90": _coverage(_of_known_boards(held_out)),
+        "rank_by_board": _ranks(rows, [of.published_ms for of in by_network]),
+        "boards_left_out": _by(rows, [of.published_ms for of in by_board], lambda row: row.board_family),
+        "int8": _by(rows, [of.estimated_ms for of in held_out["source_network"]], lambda row: row.precision)["int8"],
         "orin_nano_to_super": _super_ratios(rows, calibration, whole),
         "held_out": [
-            {**asdict(row), "predicted_ms": network_ms, "predicted_without_board_ms": board_ms}
-            for row, network_ms, board_ms in zip(rows, by_network, by_board, strict=True)
+            {**asdict(row), "predicted_ms": {name: _predicted_ms(name, held_out[name][index]) for name in LEFT_OUT}}
+            for index, row in enumerate(rows)
         ],
     })  # fmt: skip
 
@@ -241,21 +253,46 @@ def _by(rows: Sequence[Published], predicted: Sequence[float], key: Callable[[Pu
     return {name: _error(rows, predicted, lambda row, name=name: key(row) == name) for name in names}  # type: ignore[misc]
 
 
-def _intervals(
-    rows: Sequence[Published], by_network: Sequence[float], by_board: Sequence[float]
-) -> dict[str, dict[str, float]]:
-    """Factors on both sides of a prediction that hold 80% and 90% of held-out rows."""
-    is_int8 = [row.precision == "int8" for row in rows]
-    known, new = _off(rows, by_network), _off(rows, by_board)
+def _predicted_ms(left_out: str, held_out: HeldOut) -> float:
+    return held_out.estimated_ms if "source" in LEFT_OUT[left_out] else held_out.published_ms
+
+
+def _of_known_boards(held_out: dict[str, list[HeldOut]]) -> list[HeldOut]:
+    """Float rows of boards that another source measured too, without their source and family of networks."""
+    return [of for of in held_out["source_network"] if of.is_board_known and of.row.precision != "int8"]
+
+
+def _factors(rows: Sequence[Published], fit: Fit) -> dict[str, float]:
+    """The factors of boards with at least LEAST_ROWS rows."""
+    counts = Counter(row.board_family for row in rows)
+    return {family: factor for family, factor in fit.boards.items() if counts[family] >= LEAST_ROWS}
+
+
+def _known_boards(rows: Sequence[Published]) -> dict[str, list[str]]:
+    """The precisions in which a board is known: with at least LEAST_ROWS rows, from LEAST_SOURCES sources."""
+    known: dict[str, list[str]] = {}
+    for family, precision in sorted({(row.board_family, row.precision) for row in rows}):
+        sources = [row.measured_by for row in rows if (row.board_family, row.precision) == (family, precision)]
+        if len(sources) >= LEAST_ROWS and len(set(sources)) >= LEAST_SOURCES:
+            known.setdefault(family, []).append(precision)
+    return known
+
+
+def _intervals(held_out: dict[str, list[HeldOut]]) -> dict[str, dict[str, float]]:
+    """Factors on both sides of a prediction that hold 80% and 90% of rows, predicted as `edgevit estimate` does."""
     groups = {
-        "known_board": [error for error, int8 in zip(known, is_int8, strict=True) if not int8],
-        "known_board_int8": [error for error, int8 in zip(known, is_int8, strict=True) if int8],
-        "new_board": new,
+        "known_board": _of_known_boards(held_out),
+        "int8": [of for of in held_out["source_network"] if of.row.precision == "int8"],
+        "new_board": held_out["board_source_network"],
     }
     return {
-        name: {f"{level:.0%}": math.exp(_quantile(errors, level)) for level in LEVELS}
-        for name, errors in groups.items()
+        name: {f"{level:.0%}": math.exp(_quantile(_errors_of_estimates(rows), level)) for level in LEVELS}
+        for name, rows in groups.items()
     }
+
+
+def _errors_of_estimates(held_out: Sequence[HeldOut]) -> list[float]:
+    return _off([of.row for of in held_out], [of.estimated_ms for of in held_out])
 
 
 def _quantile(errors: Sequence[float], level: float) -> float:
@@ -264,17 +301,21 @@ def _quantile(errors: Sequence[float], level: float) -> float:
     return sorted(errors)[place - 1]
 
 
-def _coverage(rows: Sequence[Published], predicted: Sequence[float]) -> float:
-    """Share of rows inside the 90% interval that the errors of the other architectures give."""
-    off, inside = _off(rows, predicted), 0
-    for row, error in zip(rows, off, strict=True):
-        others = [
-            other_error
-            for other, other_error in zip(rows, off, strict=True)
-            if other.architecture != row.architecture and (other.precision == "int8") == (row.precision == "int8")
-        ]
-        inside += error <= _quantile(others, 0.9)
-    return inside / len(rows)
+def _coverage(held_out: Sequence[HeldOut]) -> float:
+    """Share of rows inside the 90% interval that rows of other sources and families of networks give."""
+    off = _errors_of_estimates(held_out)
+    inside = [
+        error
+        <= _quantile(
+            [
+                other for its, other in zip(held_out, off, strict=True)
+                if its.row.network_family != own.row.network_family and its.row.measured_by != own.row.measured_by
+            ],
+            0.9,
+        )
+        for own, error in zip(held_out, off, strict=True)
+    ]  # fmt: skip
+    return sum(inside) / len(inside)
 
 
 def _ranks(rows: Sequence[Published], predicted: Sequence[float]) -> dict[str, float]:
@@ -290,7 +331,7 @@ def _ranks(rows: Sequence[Published], predicted: Sequence[float]) -> dict[str, f
 def _super_ratios(rows: Sequence[Published], calibration: Calibration, whole: Any) -> dict[str, dict[str, float]]:
     """How much faster ViTs get from Orin Nano to Super: published and predicted."""
     predicted = dict(
-        zip(((row.board, row.network) for row in rows), calibration.predicted_ms(whole, rows), strict=True)
+        zip(((row.board, row.network) for row in rows), calibration.published_ms(whole, rows), strict=True)
     )
     published = {(row.board, row.network): row.latency_ms for row in rows}
     slow, fast = "orin-nano-8gb", "orin-nano-8gb-super"
@@ -306,19 +347,14 @@ def _super_ratios(rows: Sequence[Published], calibration: Calibration, whole: An
 
 def _errors(
     rows: Sequence[Published], networks: dict[str, list[Kernel]], in_sample: Sequence[float],
-    by_network: Sequence[float], by_board: Sequence[float],
+    held_out: dict[str, list[HeldOut]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Errors of this model and of simpler ones: on the rows of the fit, on networks left out, on boards left out."""
-    compared = {
-        "roofline": {
-            "in_sample": _error(rows, in_sample), "network_left_out": _error(rows, by_network),
-            "board_left_out": _error(rows, by_board),
-        }
-    }  # fmt: skip
+    """Errors of this model and of simpler ones: on the rows of the fit, and on rows that a fit has not seen."""
+    own = {name: _error(rows, [_predicted_ms(name, of) for of in these]) for name, these in held_out.items()}
+    compared = {"roofline": {"in_sample": _error(rows, in_sample), **own}}
     for name, features in _simpler(rows, networks).items():
         compared[name] = {
-            "network_left_out": _error(rows, _held_out(rows, features, lambda row: row.architecture)),
-            "board_left_out": _error(rows, _held_out(rows, features, lambda row: board_rates(row.board).family)),
+            left_out: _error(rows, _held_out(rows, features, groups)) for left_out, groups in LEFT_OUT.items()
         }
     return compared
 
@@ -347,29 +383,28 @@ def _totals(row: Published, kernels: list[Kernel]) -> Iterator[float]:
     yield len(kernels) * 1e-3
 
 
-def _held_out(
-    rows: Sequence[Published], features: np.ndarray[Any, Any], key: Callable[[Published], str]
-) -> list[float]:
-    """What each row is predicted by a positive sum of features without its group."""
-    groups, published = np.array([key(row) for row in rows]), np.log([row.latency_ms for row in rows])
-    families = sorted({board_rates(row.board).family for row in rows})
+def _held_out(rows: Sequence[Published], features: np.ndarray[Any, Any], left_out: Sequence[Group]) -> list[float]:
+    """What each row is predicted by a positive sum of features, without the rows that share any of its groups."""
+    keys = np.array([[group_of(row, group) for group in left_out] for row in rows])
+    published = np.log([row.latency_ms for row in rows])
+    families = sorted({row.board_family for row in rows})
     sources = sorted({row.measured_by for row in rows})
     own = np.array(
-        [[board_rates(row.board).family == name for name in families] + [row.measured_by == name for name in sources]
+        [[row.board_family == name for name in families] + [row.measured_by == name for name in sources]
          for row in rows], float,
     )  # fmt: skip
     count = features.shape[1]
     start = np.concatenate([np.log(np.exp(published.mean()) / features.mean(0) / count), np.zeros(own.shape[1])])
     predicted = np.empty(len(rows))
-    for name in sorted(set(groups)):
-        kept = groups != name
+    for key in np.unique(keys, axis=0):
+        kept, asked = (keys != key).all(axis=1), (keys == key).all(axis=1)
 
         def errors(logs: np.ndarray[Any, Any], kept: np.ndarray[Any, Any] = kept) -> np.ndarray[Any, Any]:
             value = np.log(features[kept] @ np.exp(logs[:count])) + own[kept] @ logs[count:] - published[kept]
             return np.concatenate([value, 0.1 * (logs - start) / np.where(np.arange(len(logs)) < count, 2, 0.5)])
 
         logs = least_squares(errors, start, loss="soft_l1", f_scale=0.1).x
-        predicted[~kept] = np.exp(np.log(features[~kept] @ np.exp(logs[:count])) + own[~kept] @ logs[count:])
+        predicted[asked] = np.exp(np.log(features[asked] @ np.exp(logs[:count])) + own[asked] @ logs[count:])
     return list(map(float, predicted))
 
 

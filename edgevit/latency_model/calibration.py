@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
-import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,6 +41,9 @@ BOUNDARY_MS, BOUNDARY_SPREAD = 0.1, 1.0
 BOARD_SPREAD, SOURCE_SPREAD = 0.15, 0.12
 
 
+Group = Literal["board", "source", "network", "architecture"]
+
+
 @dataclass(frozen=True)
 class Published:
     """A published latency that calibrates.
@@ -48,7 +51,7 @@ class Published:
     Attributes:
         board: a name of `BOARD_NAMES`.
         network: architecture, side and classes, as in the table of kernels.
-        architecture: networks of one architecture are left out together.
+        architecture: such as resnet50.
         measured_by: who published it.
         boundary: what is inside the time: compute, or one of BOUNDARIES.
     """
@@ -61,6 +64,15 @@ class Published:
     latency_ms: float
     measured_by: str
     boundary: str
+
+    @property
+    def network_family(self) -> str:
+        """The letters that the architecture begins with: vgg of vgg11_bn. Families are held out as a whole."""
+        return re.split("[^a-z]", self.architecture)[0]
+
+    @property
+    def board_family(self) -> str:
+        return board_rates(self.board).family
 
     @property
     def cell(self) -> tuple[str, str, int, str]:
@@ -77,14 +89,18 @@ class Fit:
     sources: Constants
     boundary_ms: Constants
 
-    def predicted_ms(self, row: Published, kernels_ms: float) -> float:
+    def published_ms(self, row: Published, kernels_ms: float) -> float:
         """The latency that a source would publish.
 
         Args:
             kernels_ms: the sum of `times_of` over the kernels.
         """
-        factor = self.boards.get(board_rates(row.board).family, 1.0) * self.sources.get(row.measured_by, 1.0)
-        return kernels_ms * factor + self.boundary_ms.get(row.boundary, 0.0)
+        factor = self.sources.get(row.measured_by, 1.0)
+        return self.estimated_ms(row, kernels_ms) * factor + self.boundary_ms.get(row.boundary, 0.0)
+
+    def estimated_ms(self, row: Published, kernels_ms: float) -> float:
+        """The latency that `estimate` would say: without the factor and the boundary of a source."""
+        return kernels_ms * self.boards.get(row.board_family, 1.0)
 
 
 def published_rows() -> list[Published]:
@@ -121,7 +137,12 @@ def digest_of_set() -> str:
 
 
 def fitted() -> dict[str, Any]:
-    """The fitted constants as they stand in constants.json: `constants`, `boards`, `intervals`, `set_sha256`."""
+    """The fitted constants as they stand in constants.json.
+
+    Returns:
+        `constants`; `boards`, the factor of each board with rows enough; `known`, the precisions in which a board was
+        measured by several sources; `intervals`; `rows` and `set_sha256` of the set.
+    """
     stored: dict[str, Any] = json.loads(_text(FITTED))
     return stored
 
@@ -143,35 +164,69 @@ class Calibration:
         solved = least_squares(problem.errors, problem.usual, max_nfev=30, xtol=1e-4, ftol=1e-4)
         return problem.fit_of(solved.x)
 
-    def predicted_ms(self, fit: Fit, rows: Iterable[Published]) -> list[float]:
-        """What a fit predicts for rows."""
-        kernels_ms = {cell: float(times_of(work, fit.constants).total_ms.sum()) for cell, work in self._work.items()}
-        return [fit.predicted_ms(row, kernels_ms[row.cell]) for row in rows]
+    def kernels_ms(self, fit: Fit, rows: Iterable[Published]) -> list[float]:
+        """The time of the kernels of each row."""
+        return [float(times_of(self._work[row.cell], fit.constants).total_ms.sum()) for row in rows]
 
-    def held_out_ms(self, group: str) -> list[float]:
-        """What each row is predicted by a fit without its group: `architecture`, or `family` of the board."""
-        groups = [_group_of(row, group) for row in self.rows]
-        predicted = [math.nan] * len(self.rows)
-        for name in sorted(set(groups)):
-            fit = self.fit([row for row, own in zip(self.rows, groups, strict=True) if own != name])
-            inside = [index for index, own in enumerate(groups) if own == name]
-            values = self.predicted_ms(fit, [self.rows[index] for index in inside])
-            for index, value in zip(inside, values, strict=True):
-                predicted[index] = value
-        return predicted
+    def published_ms(self, fit: Fit, rows: Sequence[Published]) -> list[float]:
+        """What a fit predicts that the sources of rows publish."""
+        return [fit.published_ms(row, own) for row, own in zip(rows, self.kernels_ms(fit, rows), strict=True)]
+
+    def held_out(self, *groups: Group) -> list[HeldOut]:
+        """Each row by a fit without the rows that share its group, such as its board or its source.
+
+        Args:
+            groups: what is held out; a row that shares any of them is.
+        """
+        keys = [tuple(group_of(row, group) for group in groups) for row in self.rows]
+        fits = {
+            key: self.fit(
+                [
+                    row for row, other in zip(self.rows, keys, strict=True)
+                    if all(own != its for own, its in zip(key, other, strict=True))
+                ]
+            )
+            for key in sorted(set(keys))
+        }  # fmt: skip
+        return [
+            HeldOut(row, fits[key], *self.kernels_ms(fits[key], [row]))
+            for row, key in zip(self.rows, keys, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A row, a fit that has not seen it, and the time of its kernels under this fit."""
+
+    row: Published
+    fit: Fit
+    kernels_ms: float
+
+    @property
+    def published_ms(self) -> float:
+        return self.fit.published_ms(self.row, self.kernels_ms)
+
+    @property
+    def estimated_ms(self) -> float:
+        return self.fit.estimated_ms(self.row, self.kernels_ms)
+
+    @property
+    def is_board_known(self) -> bool:
+        """Whether the fit has a factor of the board."""
+        return self.row.board_family in self.fit.boards
 
 
 class _Problem:
     """A vector of logs of constants, and the errors of a set of rows under it."""
 
     def __init__(self, rows: Sequence[Published], works: dict[tuple[str, str, int, str], Work]) -> None:
-        self._families = sorted({_group_of(row, "family") for row in rows})
+        self._families = sorted({row.board_family for row in rows})
         self._sources = sorted({row.measured_by for row in rows})
         cells = sorted({row.cell for row in rows})
         self._work = joined([works[cell] for cell in cells])
         self._starts = np.cumsum([0, *(len(works[cell]) for cell in cells)])[:-1]
         self._cell = np.array([cells.index(row.cell) for row in rows])
-        self._family = np.array([self._families.index(_group_of(row, "family")) for row in rows])
+        self._family = np.array([self._families.index(row.board_family) for row in rows])
         self._source = np.array([self._sources.index(row.measured_by) for row in rows])
         self._boundary = np.array([("compute", *BOUNDARIES).index(row.boundary) for row in rows])
         self._published = np.log([row.latency_ms for row in rows])
@@ -210,8 +265,10 @@ class _Problem:
         return dict(zip(USUAL, map(float, own), strict=True)), boundaries, boards, sources
 
 
-def _group_of(row: Published, group: str) -> str:
-    return row.architecture if group == "architecture" else board_rates(row.board).family
+def group_of(row: Published, group: Group) -> str:
+    """The name of a row's board, source, family of networks or architecture."""
+    names = {"board": row.board_family, "source": row.measured_by, "network": row.network_family}
+    return names.get(group, row.architecture)
 
 
 def _text(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgevit.errors import ArtifactError, RecipeError, TargetError
-from edgevit.graphs.graph import OPERANDS
+from edgevit.graphs.graph import OPERANDS, UNCOUNTED
 from edgevit.latency_model.boards import board_rates, check_tensorrt, name_in_mode, power_mode_of
 from edgevit.latency_model.calibration import fitted
 from edgevit.latency_model.kernels import KernelPlan
@@ -29,8 +29,8 @@ class Estimate:
     Attributes:
         board, power_mode: whose clocks and bandwidth were taken.
         latency_ms: of one batch, device compute alone, as trtexec gives it.
-        low_80_ms, high_80_ms, low_90_ms, high_90_ms: intervals that held 80% and 90% of published latencies that the
-            fit had not seen.
+        low_80_ms, high_80_ms, low_90_ms, high_90_ms: intervals that held 80% and 90% of published latencies of known
+            boards, whose source and family of networks the fit had not seen.
         shares: of the time, by what takes it: compute, memory, launches.
         kernels: launches that TensorRT is likely to need.
         unknown_operators: the number of nodes by operator, for operators that the prediction does not know.
@@ -101,20 +101,21 @@ def estimate_of(
     Raises:
         RecipeError: an unknown board, power mode, precision or version.
         TargetError: no figures of the board are verified, or it does not run this precision.
-        ArtifactError: the size of a product or convolution is open.
+        ArtifactError: the size of a product or convolution is open, or arithmetic has no rule.
     """
     name = name_in_mode(board, power_mode)
     rates = board_rates(name)
     checked = _checked_precision(precision, rates)
     if tensorrt is not None:
         check_tensorrt(name, tensorrt)
+    _check_counted(plan)
     if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
         what = "the sizes of products are open, so their work cannot be counted"
         raise ArtifactError(what, got=", ".join(unsized), next="export the model with a fixed image size")
     calibrated = fitted()
-    factor = calibrated["boards"].get(rates.family)
+    is_known = checked in calibrated["known"].get(rates.family, ())
     times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
-    scale = factor or 1.0
+    scale = calibrated["boards"].get(rates.family, 1.0)
     parts = {
         "compute": float(times.compute_ms.sum()) * scale,
         "memory": float(times.memory_ms.sum()) * scale,
@@ -125,7 +126,7 @@ def estimate_of(
         raise ArtifactError("the graph computes nothing", next="give the ONNX file of a network")
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
-    widths = _widths(calibrated["intervals"], rates, checked, factor is not None)
+    widths = _widths(calibrated["intervals"], rates, checked, is_known)
     return Estimate(
         board=name,
         power_mode=power_mode_of(name),
@@ -143,8 +144,22 @@ def estimate_of(
         unknown_operators=uncounted,
         energy_mj=None,
         why_no_energy=NO_ENERGY,
-        notes=tuple(_notes(rates, checked, factor is not None, uncounted)),
+        notes=tuple(_notes(rates, checked, is_known, uncounted)),
     )
+
+
+def _check_counted(plan: KernelPlan) -> None:
+    """Raises ArtifactError if arithmetic of the graph has no rule of multiply-accumulates."""
+    uncounted = {operator: count for operator, count in plan.unknown.items() if operator in UNCOUNTED}
+    inner = {
+        operator: count for operator, count in plan.in_subgraphs.items() if operator in UNCOUNTED | OPERANDS.keys()
+    }
+    if uncounted or inner:
+        named = [f"{count} × {operator}" for operator, count in uncounted.items()]
+        named += [f"{count} × {operator} in subgraphs" for operator, count in inner.items()]
+        what = "the multiply-accumulates of these operators are not counted, so no latency is predicted"
+        next_step = "export attention and layers as MatMul, Gemm and Conv, without If, Loop and Scan"
+        raise ArtifactError(what, got=", ".join(named), next=next_step)
 
 
 def _checked_precision(precision: str, rates: BoardRates) -> Precision:
@@ -162,8 +177,12 @@ def _checked_precision(precision: str, rates: BoardRates) -> Precision:
 def _widths(
     intervals: Mapping[str, Mapping[str, float]], rates: BoardRates, precision: Precision, is_known: bool
 ) -> dict[str, float]:
-    """The factor on both sides of a prediction, by level."""
-    groups = ["known_board" if is_known else "new_board", *(["known_board_int8"] if precision == "int8" else [])]
+    """The factor on both sides of a prediction, by level.
+
+    Args:
+        is_known: whether several sources measured the board in this precision.
+    """
+    groups = ["known_board" if is_known else "new_board", *(["int8"] if precision == "int8" else [])]
     widths = {level: max(intervals[group][level] for group in groups) for level in ("80%", "90%")}
     is_newer = rates.compute_capability > NEWEST_CALIBRATED
     return {level: math.exp(math.log(width) * (2 if is_newer else 1)) for level, width in widths.items()}
@@ -171,7 +190,7 @@ def _widths(
 
 def _notes(rates: BoardRates, precision: Precision, is_known: bool, uncounted: Mapping[str, int]) -> Iterator[str]:
     if not is_known:
-        yield "the interval is wider: no latency of this board calibrates the prediction"
+        yield f"the interval is wider: few published latencies of this board in {precision} calibrate the prediction"
     if rates.compute_capability > NEWEST_CALIBRATED:
         yield "the interval is doubled: no board of this GPU's generation calibrates the prediction"
     if precision == "int8":

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from edgevit.graphs.cost import VIEWS, macs
 from edgevit.graphs.graph import CONVOLUTIONS, OPERANDS, PAIR, Graph
-from edgevit.graphs.walk import integer_attribute
+from edgevit.graphs.walk import integer_attribute, operator_counts
 
 Kind = Literal["spatial_conv", "pointwise_conv", "grouped_conv", "depthwise_conv", "product", "attention", "memory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -77,11 +77,13 @@ class KernelPlan:
         unknown: the number of nodes by operator, for operators without a rule. Each counts as a kernel that reads its
             inputs and writes its outputs.
         unsized: the number of nodes by operator, for nodes with an open size. Their work is left out.
+        in_subgraphs: the number of nodes by operator in the bodies of If, Loop and Scan. They are no kernels here.
     """
 
     kernels: tuple[Kernel, ...]
     unknown: dict[str, int]
     unsized: dict[str, int]
+    in_subgraphs: dict[str, int] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -95,7 +97,8 @@ def kernels_of(graph: Graph, batch: int = 1) -> KernelPlan:
     sized = [group for group in groups if _is_sized(group.nodes, graph)]
     unsized = Counter(node.op_type for group in groups if group not in sized for node in group.nodes)
     kernels = tuple(_kernel(group, graph, batch) for group in sized)
-    return KernelPlan(kernels, dict(unknown.most_common()), dict(unsized.most_common()))
+    inner = operator_counts(graph.model) - Counter(node.op_type for node in graph.nodes)
+    return KernelPlan(kernels, *(dict(counts.most_common()) for counts in (unknown, unsized, inner)))
 
 
 @dataclass(eq=False)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 import edgevit
@@ -109,6 +111,13 @@ def test_unknown_operators_widen_the_interval_upwards_and_are_named() -> None:
     assert any("2 × GridSample" in note for note in odd.notes)
 
 
+@pytest.mark.parametrize(("name", "precision"), [("orin-nx-16gb", "float16"), ("tx2", "float16"), ("nano", "float32")])
+def test_a_board_is_not_known_by_a_few_rows_or_one_source(name: str, precision: str) -> None:
+    predicted = estimate_of(plan_of("resnet50@224/1000"), name, precision)
+    assert predicted.high_90_ms / predicted.latency_ms == pytest.approx(fitted()["intervals"]["new_board"]["90%"])
+    assert any(f"of this board in {precision}" in note for note in predicted.notes)
+
+
 def test_a_board_without_published_latencies_has_a_wider_interval_and_a_newer_gpu_a_wider_one_still() -> None:
     widths = [
         predicted.high_90_ms / predicted.latency_ms
@@ -181,6 +190,22 @@ def test_open_sizes_of_products_and_empty_graphs_are_refused(tmp_path: Path) -> 
     onnx.save(nothing, tmp_path / "nothing.onnx")
     with pytest.raises(ArtifactError, match="computes nothing"):
         estimated_latency(tmp_path / "nothing.onnx", BOARD)
+
+
+def test_arithmetic_without_a_rule_is_refused_and_counted(tmp_path: Path) -> None:
+    weight = np.ones((3, 3), np.float32)
+    einsum = model([node("Einsum", ["image", "w"], "logits", equation="bc,cd->bd")], {"w": weight}, (1, 3), (1, 3))
+    branch = helper.make_graph(
+        [node("MatMul", ["image", "w"], "inner")], "body", [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, (1, 3))],
+    )  # fmt: skip
+    choice = node("If", ["is_on"], "chosen", then_branch=branch, else_branch=branch)
+    nodes = [choice, node("MatMul", ["chosen", "w"], "logits")]
+    nested = model(nodes, {"w": weight, "is_on": np.array(True)}, (1, 3), (1, 3))
+    for odd, said in ((einsum, "1 × Einsum"), (nested, "2 × MatMul in subgraphs")):
+        onnx.save(odd, tmp_path / "odd.onnx")
+        with pytest.raises(ArtifactError, match=said):
+            estimated_latency(tmp_path / "odd.onnx", BOARD)
 
 
 def test_energy_is_not_predicted_and_the_reason_is_given() -> None:

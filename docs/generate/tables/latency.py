@@ -8,7 +8,13 @@ from docs.generate.numbers import fixed, percent, significant
 from docs.generate.records import Json
 from docs.generate.tables.cells import Table
 
-LEFT_OUT = {"network_left_out": "an architecture left out", "board_left_out": "a board left out"}
+LEFT_OUT = {
+    "architecture": "an architecture left out",
+    "network": "a family of networks left out",
+    "source_network": "a source and a family left out",
+    "board": "a board left out",
+    "board_source_network": "a board, a source and a family left out",
+}
 NAMES = {"roofline": "edgevit: a roofline of each kernel", "totals": "totals of the graph, added up"}
 
 
@@ -22,14 +28,15 @@ def latency_model(result: Json) -> Iterator[Table]:
             for group, words in LEFT_OUT.items()
         ),
         "Error: predicted over published or its inverse, whichever is larger, minus 1. All rows of the calibration "
-        "set, each predicted by a fit that has not seen its architecture or its board. A board left out has no factor.",
+        "set, each predicted by a fit that has not seen rows of the same group. "
+        "A board or source that is left out has no factor.",
     )
     yield Table(
         "rank",
         ("board", "rank correlation"),
         tuple((board, fixed(3)(rank)) for board, rank in result["rank_by_board"].items()),
-        "Spearman's correlation of predicted and published latencies; each architecture predicted by a fit that "
-        "has not seen it. Boards with 8 rows or more. The rows of a board come from several sources.",
+        "Spearman's correlation of predicted and published latencies; each family of networks predicted by a fit "
+        "that has not seen it. Boards with 8 rows or more. The rows of a board come from several sources.",
     )
     yield Table(
         "boards",
