@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgevit.errors import RecipeError, TargetError, did_you_mean
 from edgevit.latency_model.roofline import BoardRates
 from edgevit.targets.boards.nvpmodel import plain_name
-from edgevit.targets.boards.table import BOARD_NAMES, SOCS, board_named, version_of_compute
+from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, version_of_compute
 
 # The last TensorRT of each JetPack that ended, and the first of Thor.
 LAST_TENSORRT = {4: (8, 2), 5: (8, 5)}
@@ -28,7 +28,7 @@ def board_rates(name: str, where: str = "--board") -> BoardRates:
         raise TargetError(what, where=where, got=name, next="measure on the board: edgevit devices add")
     return BoardRates(
         name=name,
-        family=board.name,
+        family=_family(board),
         compute_capability=version_of_compute(SOCS[board.soc]),
         cuda_cores=board.cuda_cores,
         sm_count=board.sm_count,
@@ -37,6 +37,12 @@ def board_rates(name: str, where: str = "--board") -> BoardRates:
         fp16_tflops=peaks.fp16_tflops,
         int8_tops=peaks.int8_tops,
     )
+
+
+def _family(board: Board) -> str:
+    """The first board of the table with this GPU and memory bandwidth."""
+    gpu = board.soc, board.cuda_cores, board.peaks
+    return next(other.name for other in BOARDS if (other.soc, other.cuda_cores, other.peaks) == gpu)
 
 
 def name_in_mode(name: str, power_mode: str | None, where: str = "--power-mode") -> str:

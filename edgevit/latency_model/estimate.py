@@ -16,6 +16,7 @@ from edgevit.latency_model.roofline import PRECISIONS, BoardRates, Precision, ti
 
 LAUNCHES_OF_UNKNOWN = 10  # the most kernels that a node without a rule is taken for
 NEWEST_CALIBRATED = (8, 7)  # compute capability
+BOARD_OF_VITS = "Jetson Orin Nano 8GB"
 NO_ENERGY = (
     "not predictable: the published energies are of one classifier, in INT8, at the wall, in a power mode whose "
     "clocks are not known"
@@ -36,6 +37,7 @@ class Estimate:
         unknown_operators: the number of nodes by operator, for operators that the prediction does not know.
         energy_mj: None; `why_no_energy` says why.
         notes: what widens the interval, in sentences.
+        is_coverage_known: whether held-out rows show the coverage of the intervals. A note says why not.
     """
 
     board: str
@@ -55,6 +57,7 @@ class Estimate:
     energy_mj: float | None
     why_no_energy: str
     notes: tuple[str, ...]
+    is_coverage_known: bool
     label: Literal["predicted"] = "predicted"
 
     @property
@@ -69,9 +72,11 @@ class Estimate:
     def sentences(self) -> list[str]:
         """The estimate for people."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        nominal = "" if self.is_coverage_known else "nominal "
         return [
-            f"predicted {self.latency_ms:.3g} ms, 90% interval {self.low_90_ms:.3g} to {self.high_90_ms:.3g} ms, "
-            f"80% interval {self.low_80_ms:.3g} to {self.high_80_ms:.3g} ms",
+            f"predicted {self.latency_ms:.3g} ms, "
+            f"{nominal}90% interval {self.low_90_ms:.3g} to {self.high_90_ms:.3g} ms, "
+            f"{nominal}80% interval {self.low_80_ms:.3g} to {self.high_80_ms:.3g} ms",
             f"{self.board} in {self.power_mode}, {self.precision}, batch {self.batch_size}, compute alone",
             f"bound by {self.bound_by}: {shares}",
             f"{self.macs / 1e9:.3g} G MACs for an image, {self.kernels} kernels",
@@ -100,12 +105,13 @@ def estimate_of(
 
     Raises:
         RecipeError: an unknown board, power mode, precision or version.
-        TargetError: no figures of the board are verified, or it does not run this precision.
+        TargetError: no figures of the board are verified, or nothing calibrates this precision on it.
         ArtifactError: the size of a product or convolution is open, or arithmetic has no rule.
     """
     name = name_in_mode(board, power_mode)
     rates = board_rates(name)
     checked = _checked_precision(precision, rates)
+    _check_int8_of_attention(plan, checked)
     if tensorrt is not None:
         check_tensorrt(name, tensorrt)
     _check_counted(plan)
@@ -113,7 +119,7 @@ def estimate_of(
         what = "the sizes of products are open, so their work cannot be counted"
         raise ArtifactError(what, got=", ".join(unsized), next="export the model with a fixed image size")
     calibrated = fitted()
-    is_known = checked in calibrated["known"].get(rates.family, ())
+    wider = tuple(_new_to_the_set(plan, rates, checked, batch_size))
     times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
     scale = calibrated["boards"].get(rates.family, 1.0)
     parts = {
@@ -126,7 +132,7 @@ def estimate_of(
         raise ArtifactError("the graph computes nothing", next="give the ONNX file of a network")
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
-    widths = _widths(calibrated["intervals"], rates, checked, is_known)
+    widths = _widths(calibrated["intervals"], rates, checked, is_new=bool(wider))
     return Estimate(
         board=name,
         power_mode=power_mode_of(name),
@@ -144,7 +150,8 @@ def estimate_of(
         unknown_operators=uncounted,
         energy_mj=None,
         why_no_energy=NO_ENERGY,
-        notes=tuple(_notes(rates, checked, is_known, uncounted)),
+        notes=(*wider, *_notes(rates, checked, uncounted)),
+        is_coverage_known=not wider and not uncounted,
     )
 
 
@@ -162,6 +169,16 @@ def _check_counted(plan: KernelPlan) -> None:
         raise ArtifactError(what, got=", ".join(named), next=next_step)
 
 
+def _check_int8_of_attention(plan: KernelPlan, precision: Precision) -> None:
+    """Raises TargetError for INT8 with attention: ViTs are reported as no faster in INT8 than in float16, or slower."""
+    if precision == "int8" and _has_attention(plan):
+        what = (
+            "no latency is predicted for attention in INT8: ViTs are reported as no faster than in float16, or slower, "
+            "and no such latency calibrates the prediction"
+        )
+        raise TargetError(what, where="--precision", got=precision, next="estimate the float file, and measure INT8")
+
+
 def _checked_precision(precision: str, rates: BoardRates) -> Precision:
     where, known = "--precision", next((one for one in PRECISIONS if one == precision), None)
     if known is None:
@@ -169,34 +186,43 @@ def _checked_precision(precision: str, rates: BoardRates) -> Precision:
         raise RecipeError(what, where=where, got=precision, expected=", ".join(PRECISIONS))
     if known == "int8" and rates.int8_tops is None:
         is_old = not rates.has_tensor_cores
-        what = f"{rates.family} {'does not run INT8' if is_old else 'has no verified figure for INT8'}"
+        what = f"{rates.name} {'does not run INT8' if is_old else 'has no verified figure for INT8'}"
+        raise TargetError(what, where=where, got=precision, next="take --precision float16")
+    if known == "float32" and rates.generation == 2:
+        what = f"TensorRT runs float32 in TF32 on {rates.name}, and no latency in TF32 calibrates the prediction"
         raise TargetError(what, where=where, got=precision, next="take --precision float16")
     return known
 
 
-def _widths(
-    intervals: Mapping[str, Mapping[str, float]], rates: BoardRates, precision: Precision, is_known: bool
-) -> dict[str, float]:
-    """The factor on both sides of a prediction, by level.
+def _new_to_the_set(plan: KernelPlan, rates: BoardRates, precision: Precision, batch_size: int) -> Iterator[str]:
+    """Why the interval is that of a board that was left out, in sentences; none for what the set holds."""
+    if precision not in fitted()["known"].get(rates.family, ()):
+        yield f"the interval is wider: few published latencies of this board in {precision} calibrate the prediction"
+    if batch_size > 1:
+        yield "the interval is wider: almost all published latencies are of one image"
+    if _has_attention(plan) and rates.family != BOARD_OF_VITS:
+        yield f"the interval is wider: latencies of ViTs are published for {BOARD_OF_VITS} alone"
 
-    Args:
-        is_known: whether several sources measured the board in this precision.
-    """
-    groups = ["known_board" if is_known else "new_board", *(["int8"] if precision == "int8" else [])]
+
+def _has_attention(plan: KernelPlan) -> bool:
+    return any(kernel.kind == "attention" for kernel in plan.kernels)
+
+
+def _widths(
+    intervals: Mapping[str, Mapping[str, float]], rates: BoardRates, precision: Precision, is_new: bool
+) -> dict[str, float]:
+    """The factor on both sides of a prediction, by level."""
+    groups = ["new_board" if is_new else "known_board", *(["int8"] if precision == "int8" else [])]
     widths = {level: max(intervals[group][level] for group in groups) for level in ("80%", "90%")}
     is_newer = rates.compute_capability > NEWEST_CALIBRATED
     return {level: math.exp(math.log(width) * (2 if is_newer else 1)) for level, width in widths.items()}
 
 
-def _notes(rates: BoardRates, precision: Precision, is_known: bool, uncounted: Mapping[str, int]) -> Iterator[str]:
-    if not is_known:
-        yield f"the interval is wider: few published latencies of this board in {precision} calibrate the prediction"
+def _notes(rates: BoardRates, precision: Precision, uncounted: Mapping[str, int]) -> Iterator[str]:
     if rates.compute_capability > NEWEST_CALIBRATED:
         yield "the interval is doubled: no board of this GPU's generation calibrates the prediction"
     if precision == "int8":
-        yield "the interval is wider: INT8 is calibrated on two networks"
-    if precision == "float32" and rates.generation == 2:
-        yield "float32 is calibrated on older boards, which have no TF32"
+        yield "the interval is wider: INT8 is calibrated on eleven latencies of two ResNets"
     if uncounted:
         named = ", ".join(f"{count} × {operator}" for operator, count in uncounted.items())
         yield f"the interval is wider upwards: {sum(uncounted.values())} nodes are not known: {named}"

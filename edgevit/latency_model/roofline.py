@@ -33,7 +33,7 @@ class BoardRates:
 
     Attributes:
         name: such as orin-nano-8gb.
-        family: boards of one family share a factor: the module, whatever its power mode.
+        family: boards with an equal GPU and bandwidth share a factor, whatever their power mode: the first one's name.
         compute_capability: such as (8, 7).
         fp16_tflops: dense, of the tensor cores; of the CUDA cores without them.
         int8_tops: None without INT8.
@@ -72,7 +72,7 @@ class Work:
         kind: index in KINDS.
         generation: index in GENERATIONS.
         is_tensor: whether tensor cores run it.
-        is_int8: whether it runs in 8 bits.
+        is_int8: whether tensor cores run it in 8 bits.
         peak_ms: arithmetic at the board's peak, over the share of SMs that have a tile.
         depth: multiply-accumulates for an output element.
         traffic_ms: bytes over the board's bandwidth.
@@ -162,17 +162,17 @@ def _row(
 ) -> tuple[int, bool, bool, float, float]:
     """Kind, tensor cores, INT8, arithmetic at peak in ms, traffic at peak in ms."""
     is_quantized = kernel.is_int8 if declares else kernel.kind in QUANTIZED and kernel.weights > 0
-    is_int8 = precision == "int8" and is_quantized
+    is_eight_bit = precision == "int8" and is_quantized
     is_tensor = board.has_tensor_cores and precision != "float32" and kernel.kind in ON_TENSOR_CORES
+    is_int8 = is_eight_bit and is_tensor
     share = 1.0
     if kernel.kind in DENSE:
         tiles = -(-kernel.positions * batch // TILE) * -(-kernel.channels // TILE)
         share = min(1.0, max(LEAST_SHARE_OF_SMS, tiles / board.sm_count))
     flops = 2.0 * kernel.macs * batch
     peak_ms = flops / (_peak_tflops(board, precision, is_tensor, is_int8) * 1e9) / share
-    width = 4 if precision == "float32" else 2
-    of_activation = 1 if precision == "int8" and kernel.kind != "attention" else width
-    moved = kernel.activations * batch * of_activation + kernel.weights * (1 if is_int8 else width)
+    width = 4 if precision == "float32" else 1 if is_eight_bit else 2
+    moved = (kernel.activations * batch + kernel.weights) * width
     return KINDS.index(kernel.kind), is_tensor, is_int8, peak_ms, moved / (board.bandwidth_gb_s * 1e6)
 
 

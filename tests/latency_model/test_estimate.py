@@ -29,6 +29,7 @@ from tests.small_models import float_onnx, int8_onnx
 
 BOARD = "orin-nano-8gb"
 VITS = ("vit_base_patch16_224@224/1000", "vit_base_patch16_clip_224@224/1000", "vit_base_patch14_dinov2@224/0")
+AGX_ORINS = ("agx-orin-devkit-32gb", "agx-orin-64gb")
 PREDICTED = [name for name in BOARD_NAMES if board_named(name)[1] is not None]
 
 
@@ -88,12 +89,52 @@ def test_a_kernels_time_is_what_the_formula_gives_by_hand() -> None:
     assert times.launch_ms[0] == pytest.approx(constants["launch_ampere"] * 1e3 / 625e6 * 1e3)
 
 
-@pytest.mark.parametrize("network", [*VITS, "resnet50@224/1000", "vgg16@224/1000"])
-def test_int8_is_never_predicted_to_be_slower_on_large_networks(network: str) -> None:
+@pytest.mark.parametrize("network", ["resnet50@224/1000", "vgg16@224/1000"])
+def test_int8_is_never_predicted_to_be_slower_on_large_convolutional_networks(network: str) -> None:
     half, eight = (estimate_of(plan_of(network), BOARD, precision) for precision in ("float16", "int8"))
     assert eight.latency_ms < half.latency_ms
-    assert eight.high_90_ms / eight.latency_ms > half.high_90_ms / half.latency_ms  # two networks calibrate it
-    assert any("INT8" in note for note in eight.notes)
+    assert eight.high_90_ms / eight.latency_ms > half.high_90_ms / half.latency_ms
+    assert any("two ResNets" in note for note in eight.notes)
+    assert (half.is_coverage_known, eight.is_coverage_known) == (True, False)
+    assert "nominal 90% interval" in eight.sentences()[0]
+
+
+@pytest.mark.parametrize("network", VITS)
+def test_int8_of_vits_is_refused(network: str) -> None:
+    with pytest.raises(TargetError, match="attention in INT8"):
+        estimate_of(plan_of(network), BOARD, "int8")
+
+
+def test_int8_changes_integer_kernels_alone() -> None:
+    """LayerNorm, copies and attention move float16. A depthwise convolution in INT8 moves bytes at float rates."""
+    rates = board_rates(BOARD)
+    norm = Kernel("memory", 0, 0, 0, 0, 10**6, 0)
+    attention = Kernel("attention", 10**7, 196, 64, 64, 10**6, 0)
+    depthwise = Kernel("depthwise_conv", 10**6, 3136, 1, 9, 600_000, 640, is_int8=True)
+    product = Kernel("product", 10**8, 196, 768, 768, 10**6, 10**6, is_int8=True)
+    plan = [norm, attention, depthwise, product]
+    half, eight = (work_of(plan, rates, precision, 1) for precision in ("float16", "int8"))
+    assert eight.traffic_ms / half.traffic_ms == pytest.approx([1, 1, 0.5, 0.5])
+    assert eight.is_int8.tolist() == [False, False, False, True]
+    assert eight.peak_ms[:3] == pytest.approx(half.peak_ms[:3])
+
+
+def test_what_the_set_hardly_holds_has_the_interval_of_a_new_board() -> None:
+    wide = fitted()["intervals"]["new_board"]["90%"]
+    resnet, vit = plan_of("resnet50@224/1000"), plan_of(VITS[0])
+    for predicted, said in (
+        (estimate_of(resnet, BOARD, "float16", batch_size=2), "of one image"),
+        (estimate_of(vit, "agx-orin-64gb", "float16"), "latencies of ViTs"),
+    ):
+        assert predicted.high_90_ms / predicted.latency_ms == pytest.approx(wide)
+        assert any(said in note for note in predicted.notes)
+        assert not predicted.is_coverage_known
+    assert not estimate_of(vit, f"{BOARD}-super", "float16").notes
+
+
+def test_boards_with_one_gpu_get_one_prediction() -> None:
+    kit, module = (estimate_of(plan_of("resnet50@224/1000"), name, "float16") for name in AGX_ORINS)
+    assert replace(kit, board="") == replace(module, board="")
 
 
 def test_a_batch_takes_longer_than_an_image_and_less_than_as_many_images() -> None:
@@ -136,6 +177,8 @@ REFUSED: tuple[tuple[dict[str, str], type[EdgevitError], str], ...] = (
     ({"board": "orin-nx-8gb"}, TargetError, "not verified"),
     ({"board": "nano", "precision": "int8"}, TargetError, "does not run INT8"),
     ({"board": "thor-t5000", "precision": "int8"}, TargetError, "no verified figure for INT8"),
+    ({"precision": "float32"}, TargetError, "TF32"),
+    ({"board": "thor-t5000", "precision": "float32"}, TargetError, "TF32"),
     ({"precision": "float8"}, RecipeError, "float32, float16, int8"),
     ({"power_mode": "25W"}, RecipeError, "15W or MAXN_SUPER"),
     ({"tensorrt": "ten"}, RecipeError, "such as 10.3"),
@@ -163,7 +206,8 @@ def test_a_power_mode_is_a_board_of_its_own() -> None:
 def test_a_file_says_its_own_precision_and_batch(tmp_path: Path) -> None:
     floats, quantized = onnx_file(float_onnx()), onnx_file(int8_onnx())
     assert estimated_latency(floats, BOARD).precision == "float16"
-    assert estimated_latency(quantized, BOARD).precision == "int8"
+    with pytest.raises(TargetError, match="attention in INT8"):  # the file's own precision
+        estimated_latency(quantized, BOARD)
     with pytest.raises(RecipeError, match="Q/DQ"):
         estimated_latency(quantized, BOARD, precision="float16")
     fixed = onnx.load(floats)
