@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from edgevit.errors import RecipeError, TargetError, did_you_mean
 from edgevit.latency_model.roofline import BoardRates
 from edgevit.targets.boards.nvpmodel import plain_name
 from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, version_of_compute
+from edgevit.targets.boards.versions import JETPACKS, TENSORRT_RELEASES, version_numbers
 
-# The last TensorRT of each JetPack that ended, and the first of Thor.
-LAST_TENSORRT = {4: (8, 2), 5: (8, 5)}
-FIRST_TENSORRT = {"tegra264": (10, 13)}
+FIRST_JETPACK = {"tegra234": 5, "tegra264": 7}  # of the other boards, 4
 
 
 def board_rates(name: str, where: str = "--board") -> BoardRates:
@@ -76,17 +77,23 @@ def check_tensorrt(name: str, version: str, where: str = "--tensorrt") -> None:
     numbers = version.split(".")
     if not 1 < len(numbers) < 5 or not all(number.isascii() and number.isdigit() for number in numbers):
         raise RecipeError("this is no version of TensorRT", where=where, got=version, expected="such as 10.3")
-    asked = int(numbers[0]), int(numbers[1])
     board, _, _ = board_named(name)
-    last = LAST_TENSORRT.get(SOCS[board.soc].last_jetpack or 0)
-    first = FIRST_TENSORRT.get(board.soc)
-    if last is not None and asked > last:
-        expected = f"at most {last[0]}.{last[1]}, that of its last JetPack"
+    oldest, newest = _tensorrt_of(board)
+    if not oldest <= (int(numbers[0]), int(numbers[1])) <= newest:
+        expected = " to ".join(".".join(map(str, limit)) for limit in (oldest, newest))
         raise RecipeError(f"{board.name} never had this TensorRT", where=where, got=version, expected=expected)
-    if first is not None and asked < first:
-        raise RecipeError(
-            f"{board.name} never had this TensorRT",
-            where=where,
-            got=version,
-            expected=f"{first[0]}.{first[1]} or later",
-        )
+
+
+def _tensorrt_of(board: Board) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Major and minor of the oldest and the newest TensorRT that a board can have.
+
+    They are those of its JetPacks. A board whose JetPacks go on may also have the newest release that edgevit knows.
+    """
+    first, last = FIRST_JETPACK.get(board.soc, 4), SOCS[board.soc].last_jetpack
+    own = [
+        version_numbers(jetpack.tensorrt)[:2]
+        for jetpack in JETPACKS
+        if first <= version_numbers(jetpack.version)[0] <= (last or math.inf)
+    ]
+    later = [] if last else [TENSORRT_RELEASES[-1].version]
+    return min(own), max([*own, *later])

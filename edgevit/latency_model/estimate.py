@@ -100,8 +100,7 @@ def estimate_of(
         board: a name of `BOARD_NAMES`.
         precision: float32, float16 or int8.
         power_mode: such as MAXN_SUPER; the board's fastest ordinary mode by default.
-        tensorrt: such as "10.3". It is checked against the board. In the published latencies, each kind of board has
-            its own versions, so the prediction does not tell versions apart.
+        tensorrt: such as "10.3". It is checked against the board. The effect of a version was not fitted.
 
     Raises:
         RecipeError: an unknown board, power mode, precision or version.
