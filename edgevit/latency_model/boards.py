@@ -12,7 +12,7 @@ LAST_TENSORRT = {4: (8, 2), 5: (8, 5)}
 FIRST_TENSORRT = {"tegra264": (10, 13)}
 
 
-def board_rates(name: str, where: str = "--board") -> BoardRates:
+def board_rates(name: str, where: object = None) -> BoardRates:
     """What a board can do at most.
 
     Raises:
@@ -39,7 +39,7 @@ def board_rates(name: str, where: str = "--board") -> BoardRates:
     )
 
 
-def name_in_mode(name: str, power_mode: str | None, where: str = "--power-mode") -> str:
+def name_in_mode(name: str, power_mode: str | None, where: object = None) -> str:
     """The name of a board in a power mode: orin-nano-8gb in MAXN_SUPER is orin-nano-8gb-super.
 
     Raises:
@@ -61,7 +61,7 @@ def power_mode_of(name: str) -> str:
     return BOARD_NAMES[name][1]
 
 
-def check_tensorrt(name: str, version: str, where: str = "--tensorrt") -> None:
+def check_tensorrt(name: str, version: str, where: object = None) -> None:
     """Refuse a version of TensorRT that a board never had.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -88,6 +88,8 @@ def estimate_of(
     batch_size: int = 1,
     power_mode: str | None = None,
     tensorrt: str | None = None,
+    where: object = None,
+    place: Callable[[str], str] = str,
 ) -> Estimate:
     """The predicted latency of kernels on a board.
 
@@ -97,20 +99,22 @@ def estimate_of(
         power_mode: such as MAXN_SUPER; the board's fastest ordinary mode by default.
         tensorrt: such as "10.3". It is checked against the board. In the published latencies, each kind of board has
             its own versions, so the prediction does not tell versions apart.
+        where: the file, for errors.
+        place: an argument of this function as errors name it.
 
     Raises:
         RecipeError: an unknown board, power mode, precision or version.
         TargetError: no figures of the board are verified, or it does not run this precision.
         ArtifactError: the size of a product or convolution is open.
     """
-    name = name_in_mode(board, power_mode)
-    rates = board_rates(name)
-    checked = _checked_precision(precision, rates)
+    name = name_in_mode(board, power_mode, place("power_mode"))
+    rates = board_rates(name, place("board"))
+    checked = _checked_precision(precision, rates, place("precision"))
     if tensorrt is not None:
-        check_tensorrt(name, tensorrt)
+        check_tensorrt(name, tensorrt, place("tensorrt"))
     if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
         what = "the sizes of products are open, so their work cannot be counted"
-        raise ArtifactError(what, got=", ".join(unsized), next="export the model with a fixed image size")
+        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
     calibrated = fitted()
     factor = calibrated["boards"].get(rates.family)
     times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
@@ -122,7 +126,7 @@ def estimate_of(
     }
     latency_ms = sum(parts.values())
     if not latency_ms:
-        raise ArtifactError("the graph computes nothing", next="give the ONNX file of a network")
+        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
     widths = _widths(calibrated["intervals"], rates, checked, factor is not None)
@@ -147,15 +151,15 @@ def estimate_of(
     )
 
 
-def _checked_precision(precision: str, rates: BoardRates) -> Precision:
-    where, known = "--precision", next((one for one in PRECISIONS if one == precision), None)
+def _checked_precision(precision: str, rates: BoardRates, where: str) -> Precision:
+    known = next((one for one in PRECISIONS if one == precision), None)
     if known is None:
         what = "no latency is predicted in this precision: none is published"
         raise RecipeError(what, where=where, got=precision, expected=", ".join(PRECISIONS))
     if known == "int8" and rates.int8_tops is None:
         is_old = not rates.has_tensor_cores
         what = f"{rates.family} {'does not run INT8' if is_old else 'has no verified figure for INT8'}"
-        raise TargetError(what, where=where, got=precision, next="take --precision float16")
+        raise TargetError(what, where=where, got=precision, next="take float16")
     return known
 
 
