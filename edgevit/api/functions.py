@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -366,8 +367,9 @@ def estimate(
     else:
         file = stages().onnx_file(path_argument(model, argument("estimate", "model")))
     return estimated_latency(
-        file, board, precision=precision, tensorrt=tensorrt, power_mode=power_mode, batch_size=batch_size
-    )
+        file, board, precision=precision, tensorrt=tensorrt, power_mode=power_mode, batch_size=batch_size,
+        place=partial(argument, "estimate"),
+    )  # fmt: skip
 
 
 def bundle(model: ModelLike, out: str | Path, support: Data | None = None, **options: Any) -> Path:

@@ -13,7 +13,7 @@ from edgevit.targets.boards.versions import JETPACKS, TENSORRT_RELEASES, version
 FIRST_JETPACK = {"tegra234": 5, "tegra264": 7}  # of the other boards, 4
 
 
-def board_rates(name: str, where: str = "--board") -> BoardRates:
+def board_rates(name: str, where: object = None) -> BoardRates:
     """What a board can do at most.
 
     Raises:
@@ -46,7 +46,7 @@ def _family(board: Board) -> str:
     return next(other.name for other in BOARDS if (other.soc, other.cuda_cores, other.peaks) == gpu)
 
 
-def name_in_mode(name: str, power_mode: str | None, where: str = "--power-mode") -> str:
+def name_in_mode(name: str, power_mode: str | None, where: object = None) -> str:
     """The name of a board in a power mode: orin-nano-8gb in MAXN_SUPER is orin-nano-8gb-super.
 
     Raises:
@@ -68,7 +68,7 @@ def power_mode_of(name: str) -> str:
     return BOARD_NAMES[name][1]
 
 
-def check_tensorrt(name: str, version: str, where: str = "--tensorrt") -> None:
+def check_tensorrt(name: str, version: str, where: object = None) -> None:
     """Refuse a version of TensorRT that a board never had.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -93,6 +93,8 @@ def estimate_of(
     batch_size: int = 1,
     power_mode: str | None = None,
     tensorrt: str | None = None,
+    where: object = None,
+    place: Callable[[str], str] = str,
 ) -> Estimate:
     """The predicted latency of kernels on a board.
 
@@ -101,22 +103,24 @@ def estimate_of(
         precision: float32, float16 or int8.
         power_mode: such as MAXN_SUPER; the board's fastest ordinary mode by default.
         tensorrt: such as "10.3". It is checked against the board. The effect of a version was not fitted.
+        where: the file, for errors.
+        place: an argument of this function as errors name it.
 
     Raises:
         RecipeError: an unknown board, power mode, precision or version.
         TargetError: no figures of the board are verified, or nothing calibrates this precision on it.
         ArtifactError: the size of a product or convolution is open, or arithmetic has no rule.
     """
-    name = name_in_mode(board, power_mode)
-    rates = board_rates(name)
-    checked = _checked_precision(precision, rates)
-    _check_int8_of_attention(plan, checked)
+    name = name_in_mode(board, power_mode, place("power_mode"))
+    rates = board_rates(name, place("board"))
+    checked = _checked_precision(precision, rates, place("precision"))
+    _check_int8_of_attention(plan, checked, place("precision"))
     if tensorrt is not None:
-        check_tensorrt(name, tensorrt)
-    _check_counted(plan)
+        check_tensorrt(name, tensorrt, place("tensorrt"))
+    _check_counted(plan, where)
     if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
         what = "the sizes of products are open, so their work cannot be counted"
-        raise ArtifactError(what, got=", ".join(unsized), next="export the model with a fixed image size")
+        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
     calibrated = fitted()
     wider = tuple(_new_to_the_set(plan, rates, checked, batch_size))
     times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
@@ -128,7 +132,7 @@ def estimate_of(
     }
     latency_ms = sum(parts.values())
     if not latency_ms:
-        raise ArtifactError("the graph computes nothing", next="give the ONNX file of a network")
+        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
     widths = _widths(calibrated["intervals"], rates, checked, is_new=bool(wider))
@@ -154,7 +158,7 @@ def estimate_of(
     )
 
 
-def _check_counted(plan: KernelPlan) -> None:
+def _check_counted(plan: KernelPlan, where: object) -> None:
     """Raises ArtifactError if arithmetic of the graph has no rule of multiply-accumulates."""
     uncounted = {operator: count for operator, count in plan.unknown.items() if operator in UNCOUNTED}
     inner = {
@@ -165,31 +169,31 @@ def _check_counted(plan: KernelPlan) -> None:
         named += [f"{count} × {operator} in subgraphs" for operator, count in inner.items()]
         what = "the multiply-accumulates of these operators are not counted, so no latency is predicted"
         next_step = "export attention and layers as MatMul, Gemm and Conv, without If, Loop and Scan"
-        raise ArtifactError(what, got=", ".join(named), next=next_step)
+        raise ArtifactError(what, where=where, got=", ".join(named), next=next_step)
 
 
-def _check_int8_of_attention(plan: KernelPlan, precision: Precision) -> None:
+def _check_int8_of_attention(plan: KernelPlan, precision: Precision, where: str) -> None:
     """Raises TargetError for INT8 with attention: ViTs are reported as no faster in INT8 than in float16, or slower."""
     if precision == "int8" and _has_attention(plan):
         what = (
             "no latency is predicted for attention in INT8: ViTs are reported as no faster than in float16, or slower, "
             "and no such latency calibrates the prediction"
         )
-        raise TargetError(what, where="--precision", got=precision, next="estimate the float file, and measure INT8")
+        raise TargetError(what, where=where, got=precision, next="estimate the float file, and measure INT8")
 
 
-def _checked_precision(precision: str, rates: BoardRates) -> Precision:
-    where, known = "--precision", next((one for one in PRECISIONS if one == precision), None)
+def _checked_precision(precision: str, rates: BoardRates, where: str) -> Precision:
+    known = next((one for one in PRECISIONS if one == precision), None)
     if known is None:
         what = "no latency is predicted in this precision: none is published"
         raise RecipeError(what, where=where, got=precision, expected=", ".join(PRECISIONS))
     if known == "int8" and rates.int8_tops is None:
         is_old = not rates.has_tensor_cores
         what = f"{rates.name} {'does not run INT8' if is_old else 'has no verified figure for INT8'}"
-        raise TargetError(what, where=where, got=precision, next="take --precision float16")
+        raise TargetError(what, where=where, got=precision, next="take float16")
     if known == "float32" and rates.generation == 2:
         what = f"TensorRT runs float32 in TF32 on {rates.name}, and no latency in TF32 calibrates the prediction"
-        raise TargetError(what, where=where, got=precision, next="take --precision float16")
+        raise TargetError(what, where=where, got=precision, next="take float16")
     return known
 
 

@@ -220,6 +220,25 @@ def test_a_file_says_its_own_precision_and_batch(tmp_path: Path) -> None:
         estimated_latency(tmp_path / "four.onnx", BOARD, batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "on_the_command_line", "in_python"),
+    [
+        ({"board": "nano9"}, "--board", r"estimate(board=…)"),
+        ({"board": BOARD, "power_mode": "7W"}, "--power-mode", r"estimate(power_mode=…)"),
+        ({"board": BOARD, "tensorrt": "x"}, "--tensorrt", r"estimate(tensorrt=…)"),
+        ({"board": BOARD, "precision": "half"}, "--precision", r"estimate(precision=…)"),
+    ],
+)
+def test_errors_name_the_argument(options: dict[str, Any], on_the_command_line: str, in_python: str) -> None:
+    file = onnx_file(float_onnx())
+    with pytest.raises(EdgevitError) as raised:
+        estimated_latency(file, **options)
+    assert raised.value.where == on_the_command_line
+    with pytest.raises(EdgevitError) as raised:
+        edgevit.estimate(file, **options)
+    assert raised.value.where == f"edgevit.{in_python}"
+
+
 def test_a_batch_that_the_file_fixes_costs_as_much_as_one_that_is_asked(tmp_path: Path) -> None:
     fixed = onnx.load(onnx_file(float_onnx()))
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
