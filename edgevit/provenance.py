@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevit.artifacts import Artifact, Contents, Json, ancestors
+from edgevit.artifacts import Artifact, Contents, InputRef, Json, ancestors
 from edgevit.configs import STAGES, Fewshot, Stage
 from edgevit.configs.fields import Purpose, purpose_of
 from edgevit.configs.renamed import current_stage
@@ -23,6 +23,8 @@ from edgevit.configs.training import Training
 from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
+LEARN_NOTHING = ("load", "export", "quantize", "compile", "bundle")
+PARTS = {"train": {"support", "pool"}}  # roles that are parts of another
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")
 SAME_MODULE = {runtime.package: runtime.package_with_cuda for runtime in RUNTIMES.values()}
 
@@ -111,6 +113,35 @@ def purpose_of_input(artifact: Artifact, path: str) -> Purpose | None:
     stage = artifact.manifest.stage
     config = STAGES.get(current_stage(stage) or stage)
     return None if config is None else purpose_of(config, path)
+
+
+def learned_from(model: Artifact, data: Artifact) -> str | None:
+    """The id of a stage behind `model` that learned from images of `data`, both of one recipe; None if none did.
+
+    Data sets are compared by `share_images`. The history of a file that `load` read is unknown.
+    """
+    for ancestor in ancestors(model):
+        if ancestor.manifest.stage in LEARN_NOTHING:
+            continue
+        for path, ref in ancestor.manifest.inputs.items():
+            is_learned = ref.kind == "dataset" and purpose_of_input(ancestor, path) != "validated on"
+            if is_learned and share_images(ref, data.ref()):
+                return ancestor.id
+    return None
+
+
+def is_traced(model: Artifact) -> bool:
+    """Whether the stages that made the model's weights are known."""
+    return any(ancestor.kind == "checkpoint" for ancestor in ancestors(model))
+
+
+def share_images(first: InputRef, second: InputRef) -> bool:
+    """Whether two data sets of one recipe have images in common, by name and role, or by content."""
+    (first_set, _, first_role), (second_set, _, second_role) = first.id.partition("."), second.id.partition(".")
+    if first_set != second_set:
+        return first.digest == second.digest
+    is_whole = "" in (first_role, second_role) or first_role == second_role
+    return is_whole or second_role in PARTS.get(first_role, ()) or first_role in PARTS.get(second_role, ())
 
 
 def untrained(model: Artifact) -> str | None:

@@ -1,4 +1,4 @@
-"""Text for a terminal: characters that would control it, or that cannot be encoded, are escaped."""
+"""Text for people: control characters, or those that cannot be encoded, are escaped; differences are in points."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def printable(text: str) -> str:
 def printable_line(value: object) -> str:
     """A value as one line of text. Line ends in it are escaped too."""
     return _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", str(value))
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies: 0.4 points, −1.2."""
+    return f"{100 * fraction:.1f}".replace("-0.0", "0.0").replace("-", "−")

@@ -80,7 +80,7 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
         ("{stage: profile, id: latency, model: student, target: board}", "no checkpoint runs"),
         ("{stage: evaluate, id: top1, model: student, data: digits.test, target: board}", "no checkpoint runs"),
         ("{stage: compile, id: engine, model: onnx, runtime: tensorrt}", "TensorRT does not run on a CPU"),
-        ("{stage: compile, id: engine, model: onnx, target: local-gpu}", "each time it loads it"),
+        ("{stage: compile, id: engine, model: onnx, target: local-gpu}", "no compiled file for a GPU"),
         ("{stage: compile, id: engine, model: onnx, max_batch: 8}", "only with runtime: tensorrt"),
         (
             "{stage: compile, id: engine, model: onnx, runtime: tensorrt, target: board, batch_size: 8, max_batch: 4}",

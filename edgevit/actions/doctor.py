@@ -38,7 +38,7 @@ def training_device(wanted: str, option: str = "--device") -> str:
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise TargetError(f"'{wanted}' is no device", where=option, expected="auto, cpu or cuda")
-    if wanted == "cpu" or (wanted == "auto" and not gpus()):
+    if wanted == "cpu" or (wanted == "auto" and not _has_gpu(option)):
         return "cpu"
     import torch
 
@@ -47,6 +47,13 @@ def training_device(wanted: str, option: str = "--device") -> str:
     if wanted == "cuda":
         raise TargetError("CUDA does not work here", where=f"{option} cuda", next="edgevit doctor")
     return "cpu"
+
+
+def _has_gpu(option: str) -> bool:
+    try:
+        return bool(gpus())
+    except TimeoutError as error:
+        raise TargetError(str(error), where=f"{option} auto", next=f"run nvidia-smi by hand, or {option} cpu") from None
 
 
 def _tried(check: Callable[[], Finding]) -> Finding:

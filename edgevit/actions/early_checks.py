@@ -1,4 +1,4 @@
-"""Before the first stage of a recipe: whether its pages can be made, and whether its student will be fast enough."""
+"""Before the first stage of a recipe: whether its GPU and pages can be had, and its student will be fast enough."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from edgevit import pipeline
+from edgevit.actions.early_gpu import check_gpu_early
 from edgevit.actions.early_latency import check_latency_early
 from edgevit.actions.early_page import check_pages_early
 from edgevit.artifacts import Artifact
@@ -28,7 +29,9 @@ def check_before_run(
         The data sets and roles of the recipe by name, for `pipeline.run`.
 
     Raises:
-        ArtifactError, MissingDependency: as `check_pages_early`.
+        TargetError: as `check_gpu_early`.
+        ArtifactError: as `check_pages_early`.
+        MissingDependency: as both.
         CheckFailed: as `check_latency_early`.
         RecipeError: there is no stage of an id in `fresh`.
     """
@@ -36,10 +39,11 @@ def check_before_run(
     context = replace(context, folder=base)
     datasets = pipeline.datasets_of(recipe, base, runs, context)
 
-    @cache  # one plan for both checks, and none for a recipe that needs neither
+    @cache  # one plan for all checks, and none for a recipe that needs no check
     def pending() -> frozenset[str]:
         return pipeline.pending(pipeline.plan(recipe, base, datasets, runs, fresh))
 
+    check_gpu_early(recipe, pending, context)
     check_pages_early(recipe, pending, context)
     if not anyway:
         check_latency_early(recipe, datasets, pending, context)

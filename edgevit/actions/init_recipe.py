@@ -123,9 +123,9 @@ class _Images:
 
     @property
     def validation(self) -> str | None:
-        """The role on which the quantized forms' answers are compared with float; None if all images were learned from.
+        """The role on which quantized forms are compared with float: the validation images, else the pool, else None.
 
-        Without labels that nothing learned from, the share of changed answers on the pool is reported.
+        The pool has no labels, so only the share of changed answers is reported.
         """
         return self.val or ("photos.pool" if self.pool else None)
 

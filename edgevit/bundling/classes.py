@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import EMBEDDING, Artifact, sha256_of_file
 from edgevit.bundling.infer import BundleError, read_record
-from edgevit.bundling.learned import is_traced, learned_from
 from edgevit.bundling.prototypes import (
     FILE,
     LARGEST_FILE,
@@ -32,6 +31,7 @@ from edgevit.data.class_order import possible_orders
 from edgevit.errors import ArtifactError, CheckFailed, DataError, listed
 from edgevit.evaluation.classify import labels_for, predict_probabilities
 from edgevit.progress import Progress, SilentProgress
+from edgevit.provenance import is_traced, learned_from
 from edgevit.runtimes.base import Session, SessionOptions
 from edgevit.runtimes.sessions import open_session
 

@@ -323,7 +323,8 @@ def _under_torchrun() -> bool:
 
 
 def _check_needs(recipe: Recipe, pending: frozenset[str]) -> None:
-    """Raise ArtifactError or MissingDependency if pending stages need weights or a page that cannot be had."""
+    """Raise the error of pending stages that need weights, a GPU, its runtime or a page that cannot be had."""
+    from edgevit.actions.early_gpu import check_gpu_early
     from edgevit.actions.early_page import check_pages_early
     from edgevit.configs import Load
 
@@ -332,6 +333,7 @@ def _check_needs(recipe: Recipe, pending: frozenset[str]) -> None:
             from edgevit.models.pretrained import check_pretrained
 
             check_pretrained(stage.model)
+    check_gpu_early(recipe, lambda: pending, terminal_context())
     check_pages_early(recipe, lambda: pending, terminal_context())
 
 

@@ -118,7 +118,7 @@ class Takes:
             judged by       accuracy is measured on it
             names only      its class names are taken, and no image
 
-        needs_labels: the labels have to be ground truth, not a teacher's.
+        needs_labels: labels, if there are any, have to be ground truth, not a teacher's.
     """
 
     kinds: tuple[Kind, ...]
@@ -148,7 +148,7 @@ AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
 CalibratedBy = Annotated[str, Takes(("dataset",), "calibrated by")]
 CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_labels=True)]
 ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
-ValidatedByLabels = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
+AnswersComparedOn = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
 JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
 NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]

@@ -13,6 +13,7 @@ from edgevit.configs.fields import (
     OPSET,
     AdaptedTo,
     Added,
+    AnswersComparedOn,
     BatchSize,
     BuildCount,
     BuilderLevel,
@@ -37,12 +38,11 @@ from edgevit.configs.fields import (
     Seed,
     Share,
     Threads,
-    ValidatedByLabels,
     WarmupSeconds,
 )
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
-from edgevit.configs.stage import Budget, OnTarget, Stage
-from edgevit.configs.targets import LOCAL_CPU, TargetName
+from edgevit.configs.stage import OnTarget, Stage
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 TOP1_DROP = 0.01  # the default of max_top1_drop without a budget
@@ -199,7 +199,7 @@ class Quantize(Stage):
     calibrator: Literal[Calibrator, "trained"] = Field(
         "minmax",
         description="Rule that turns observed values into a range. `trained` takes the ranges of a `qat` stage, which "
-        "the export carries, and `minmax` for tensors without one.",
+        "the export carries, and `minmax` for tensors without one; no layer stays float then.",
     )
     smoothquant: Fraction | None = Field(
         None, description="SmoothQuant strength α; 0.5 is usual. SmoothQuant is off by default."
@@ -238,17 +238,19 @@ class Quantize(Stage):
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
         "it, the layers that cost most stay float. 10 by default; 0 with `calibrator: trained`.",
     )
-    validation: Annotated[ValidatedByLabels | None, Added()] = Field(
+    validation: Annotated[AnswersComparedOn | None, Added()] = Field(
         None,
         description="Images on which each form's answers are compared with the float model's; at most 2,000, drawn by "
-        "`seed`. With labels, a form that loses more than `max_top1_drop` is refused. Without labels, the share of "
-        "changed answers is reported, and no form is refused by it.",
+        "`seed`. Images that the calibration uses are left out, unless none remains. With labels, a form that loses "
+        "more than `max_top1_drop` is refused. Without labels, the share of changed answers is reported, and no form "
+        "is refused by it.",
     )
     max_top1_drop: Annotated[Loss | None, Added()] = Field(
         None,
-        description="Largest loss of top-1 against the float model on `validation`, as a fraction. A form is refused "
-        "if its loss is larger and the 95% interval of the loss lies above 0; the layers that cost most stay float. "
-        "By default `budget.top1_drop` of the recipe, or 0.01 without it.",
+        description="Largest loss of top-1 against the float model on `validation`, which needs labels, as a fraction. "
+        "A form is refused if its loss is larger and the 95% interval of the loss lies above 0. The layers that cost "
+        "most then stay float, until the measured loss is within the limit. By default `budget.top1_drop` of the "
+        "recipe, or 0.01 without it.",
     )
     sensitivity: bool = Field(
         False, description="Whether the cost of each layer alone is measured, even if both gates are passed without."
@@ -295,12 +297,6 @@ class Quantize(Stage):
     def largest_top1_drop(self) -> float:
         """`max_top1_drop`, or its default outside a recipe with a limit in its budget."""
         return TOP1_DROP if self.max_top1_drop is None else self.max_top1_drop
-
-    def within_budget(self, budget: Budget) -> Self:
-        """This stage with the budget's limit as `max_top1_drop`, if it has validation images and no own limit."""
-        if self.validation is None or self.max_top1_drop is not None or budget.top1_drop is None:
-            return self
-        return self.model_copy(update={"max_top1_drop": budget.top1_drop})
 
     def runs_on(self) -> tuple[str, ...]:
         """This machine calibrates and compares with float; the target times."""
@@ -375,6 +371,14 @@ class Compile(OnTarget):
             raise ValueError(f"{', '.join(sorted(ours))}: only with runtime: tensorrt")
         if self.batch_size > self.max_batch:
             raise ValueError(f"max_batch ({self.max_batch}) is at least batch_size ({self.batch_size})")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_compiled_file(self) -> Self:
+        if self.target == LOCAL_GPU and self.runtime == "onnxruntime":
+            raise ValueError(
+                f"ONNX Runtime has no compiled file for a GPU ({LOCAL_GPU}): no compile, or runtime: tensorrt"
+            )
         return self
 
 

@@ -278,8 +278,8 @@ class Load(Stage):
     weights: Annotated[str, ReadsFile()] | None = Field(
         None,
         description="File of weights, in place of timm's: .safetensors, or .pth that holds tensors only. Relative to "
-        "the recipe. float16 and bfloat16 become float32. If the classifier has another number of classes, a new one "
-        "takes its place.",
+        "the recipe. float16, bfloat16 and float64 become float32. If the classifier has another number of classes, a "
+        "new one takes its place.",
     )
     weights_key: str | None = Field(
         None, description="Name of the weights in the file, such as `state_dict`. EMA weights by default, as in timm."

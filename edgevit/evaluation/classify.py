@@ -80,15 +80,22 @@ def predict_probabilities(
     session: Session, images: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
     """Class probabilities of RGB images, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
-    scores = session.spec.outputs[0]
     done = 0
-    for outputs in session.outputs(images, batch_size):
-        batch_probabilities = class_scores.probabilities(outputs[scores.name], scores.meaning).astype(np.float32)
+    for batch_probabilities in class_probabilities(session, images, batch_size):
         not_finite = ~np.isfinite(batch_probabilities).all(-1)
         if not_finite.any():
             raise non_finite_scores(f"image {done + int(not_finite.argmax()) + 1}")
         yield batch_probabilities
         done += len(batch_probabilities)
+
+
+def class_probabilities(
+    session: Session, images: Iterable[NDArray[np.uint8]], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Class probabilities of RGB images, (n, classes) per batch; not finite where the model's scores are not."""
+    scores = session.spec.outputs[0]
+    for outputs in session.outputs(images, batch_size):
+        yield class_scores.probabilities(outputs[scores.name], scores.meaning).astype(np.float32)
 
 
 def non_finite_scores(where: object) -> ArtifactError:

@@ -169,11 +169,12 @@ def load_weights(built: BuiltModel, weights: WeightsFile) -> bool:
     """
     state = weights.state
     own = timm_model(built.module).state_dict()
-    _check_values({key: state[key] for key in own if key in state and own[key].is_floating_point()}, weights.path)
     heads = classifier_prefixes(built.module)
     new = {
         key: own[key] for key in own if key.startswith(heads) and key in state and state[key].shape != own[key].shape
     }
+    taken = {key: state[key] for key in own if key in state and key not in new and own[key].is_floating_point()}
+    _check_values(taken, weights.path)
     uncounted = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state}
     load_state(built.module, {**state, **new, **uncounted}, weights.path)
     return not new

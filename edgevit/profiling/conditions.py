@@ -30,6 +30,7 @@ RELEVANT_FLAGS = (
 )
 
 MOST_MILLI_C = 200_000  # of a plausible temperature
+NVIDIA_SMI_S = 30  # for its answer, which takes seconds where the driver is loaded anew
 
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _THERMAL_ZONES = Path("/sys/class/thermal")
@@ -50,15 +51,18 @@ def cpu() -> dict[str, Any]:
 
 @lru_cache
 def gpus() -> tuple[dict[str, str], ...]:
-    """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; empty without nvidia-smi."""
+    """Name, driver and compute capability of each NVIDIA GPU that nvidia-smi lists; empty without nvidia-smi.
+
+    Raises TimeoutError if nvidia-smi does not answer: then it is not known what is there.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
     query = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=False)
     except subprocess.TimeoutExpired:
-        return ()
+        raise TimeoutError("nvidia-smi does not answer in time") from None
     if answer.returncode != 0:
         return ()
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Quantization by Q/DQ nodes in the ONNX graph: calibration, and a writer with a dialect for each runtime."""
 
 from edgevit.quantization.calibration import activation_ranges
-from edgevit.quantization.images import ChosenImages, calibration_doubts, choose_images, image_batches
+from edgevit.quantization.images import ChosenImages, calibration_doubts, choose_images, image_batches, images_beside
 from edgevit.quantization.ptq import CalibratedModel, Quantized, RoundedLayer, calibrated
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "calibration_doubts",
     "choose_images",
     "image_batches",
+    "images_beside",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +14,7 @@ from onnx import ModelProto
 
 from edgevit.artifacts import Artifact, IOSpec, Json
 from edgevit.configs import QuantizedPrecision
-from edgevit.configs.runtimes import OPENVINO
+from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO
 from edgevit.errors import CheckFailed, ModelRefused, ParityError
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.model_file import ModelFile, OpenvinoOptions, RuntimeOptions, options_for
@@ -23,7 +22,7 @@ from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.dialects import Placement
-from edgevit.quantization.gate import AnswerChange, Validation, refusal
+from edgevit.quantization.gate import Advice, AnswerChange, Closeness, Validation, refusal
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, Session, SessionOptions, fixed_batch
 from edgevit.runtimes.parity import embedding_sqnr_db, quantized_sqnr_db
@@ -80,13 +79,14 @@ class Trial:
     """A candidate with its closeness to the float model and its latency.
 
     Attributes:
-        closeness: sqnr_db of the centered logits; embedding_sqnr_db too if the model gives an embedding.
+        closeness: sqnr_db of the centered logits; embedding_sqnr_db too if the model gives an embedding and passes.
         speedup: p50 of the baseline over p50 of the candidate, measured in turns; None if it was not timed.
         interval: of the speed-up, 95%.
         baseline: name of the candidate that this one was timed with; None if it was not timed.
         failure: why the candidate may not ship; None if it may.
+        refused_by: the options of the gates that refuse the candidate.
         is_replayed: whether a stand-in for a board gave the times.
-        change: of answers on the validation images; None without such images.
+        change: of answers on the validation images; None if they were not compared.
     """
 
     candidate: Candidate
@@ -97,6 +97,7 @@ class Trial:
     failure: CheckFailed | ModelRefused | None = None
     is_replayed: bool = False
     change: AnswerChange | None = None
+    refused_by: Sequence[str] = ()
 
     @property
     def is_faster(self) -> bool:
@@ -123,13 +124,6 @@ class Trial:
         """The record of the comparison with the float model."""
         return {**self.closeness, **(self.change.as_json() if self.change else {})}
 
-    @property
-    def refused_by(self) -> list[str]:
-        """The options of the gates that refuse the candidate."""
-        is_too_far = self.closeness.get("sqnr_db", math.inf) < self.candidate.floor_db
-        loses_too_much = self.change is not None and self.change.is_refused
-        return [*(["min_sqnr_db"] if is_too_far else []), *(["max_top1_drop"] if loses_too_much else [])]
-
     def passed(self) -> Trial:
         """This trial. Raises its failure if there is one."""
         if self.failure is not None:
@@ -147,7 +141,7 @@ class Trial:
             **timed,
             **({"label": "replayed"} if self.is_replayed else {}),
             **({"failed": _why(self.failure)} if self.failure else {}),
-            **({"refused_by": self.refused_by} if self.refused_by else {}),
+            **({"refused_by": list(self.refused_by)} if self.refused_by else {}),
         }
 
 
@@ -169,7 +163,7 @@ class TrialRunner:
     Attributes:
         reference: the input model of the stage, for outputs.
         held_out: input batches for the comparison of outputs.
-        advice: the next step in the error about a candidate below the floor.
+        advice: gives the next step for a candidate that gates refuse.
         target: where the candidates are timed.
         gate_on_target: compare outputs there, too, since a processor may round otherwise.
         validation: images on which answers are compared, once for each form, where it will run; None for no images.
@@ -180,7 +174,7 @@ class TrialRunner:
 
     reference: HostSession
     held_out: Sequence[NDArray[np.float32]]
-    advice: str
+    advice: Advice
     target: Target
     threads: int
     comparing_threads: int
@@ -194,23 +188,26 @@ class TrialRunner:
             session = session_as_declared(
                 candidate.file, self.reference.spec, candidate.options, self.comparing_threads
             )
-            where = f"{candidate.name}, against float"
-            here = self._compared_by(session, candidate, where, None if self.gate_on_target else self.validation)
+            validation = None if self.gate_on_target else self.validation
+            change = partial(validation.change_of_file, candidate.file) if validation else None
+            here = self._compared_by(session, candidate, f"{candidate.name}, against float", change)
             if here.failure is not None or not self.gate_on_target:
                 return here
             with self.target.open(self.deployed(candidate), SessionOptions(threads=None)) as there:
                 where = f"{candidate.name} on the target, against float"
-                return self._compared_by(there, candidate, where, self.validation)
+                return self._compared_by(there, candidate, where, self.validation.change if self.validation else None)
         except (CheckFailed, ModelRefused) as error:
             return Trial(candidate, failure=error)
 
-    def _compared_by(self, session: Session, candidate: Candidate, where: str, validation: Validation | None) -> Trial:
-        closeness = {"sqnr_db": quantized_sqnr_db(session, self.reference, self.held_out, where)}
-        if self.reference.spec.has_embedding:
-            closeness["embedding_sqnr_db"] = embedding_sqnr_db(session, self.reference, self.held_out)
-        change = validation.change(session) if validation else None
-        failure = refusal(where, closeness["sqnr_db"], candidate.floor_db, change, self.advice)
-        return Trial(candidate, closeness, failure=failure, change=change)
+    def _compared_by(
+        self, session: Session, candidate: Candidate, where: str, change: Callable[[Session], AnswerChange] | None
+    ) -> Trial:
+        db = quantized_sqnr_db(session, self.reference, self.held_out, where)
+        closeness = Closeness(db, candidate.floor_db, change(session) if change else None)
+        failure, measured = refusal(where, closeness, self.advice), {"sqnr_db": db}
+        if failure is None and self.reference.spec.has_embedding:
+            measured["embedding_sqnr_db"] = embedding_sqnr_db(session, self.reference, self.held_out)
+        return Trial(candidate, measured, failure=failure, change=closeness.change, refused_by=closeness.refused_by)
 
     def trial(self, candidate: Candidate, baseline: Candidate | None) -> Trial:
         """The comparison with float and, if it is passed, the speed-up over the baseline, where there is one.
@@ -249,9 +246,13 @@ class TrialRunner:
         best = best_trial(baseline, trials)
         if any(trial.is_replayed for trial in trials):
             progress.say(f"    a stand-in has replayed these times: they decide nothing. {best.candidate.name} ships")
-        if not best.closeness:
-            self.compared(best.candidate).passed()  # the float model may run in another runtime than the reference
-        return best, trials
+        return best if best.closeness else self._checked(best), trials
+
+    def _checked(self, baseline: Trial) -> Trial:
+        """A float baseline that ships, with its change of answers if it runs in another runtime than the reference."""
+        is_reference = baseline.candidate.options.runtime == ONNXRUNTIME.name
+        runner = replace(self, validation=None) if is_reference else self
+        return replace(baseline, change=runner.compared(baseline.candidate).passed().change)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ def choose_images(dataset: Dataset, count: int, seed: int, progress: Progress) -
     return ChosenImages(tuple(calibration), tuple(rest or calibration[:HELD_OUT]))
 
 
+def images_beside(dataset: Dataset, used: Dataset) -> Dataset:
+    """The images of `dataset` whose content is not in `used`, in their order; perhaps none. Both are hashed."""
+    contents = set(used.contents())
+    beside = [position for position, content in enumerate(dataset.contents()) if content not in contents]
+    return dataset.subset(np.asarray(beside, np.int64))
+
+
 def calibration_doubts(
     dataset: Dataset, chosen: ChosenImages, spec: IOSpec, where: object, progress: Progress
 ) -> list[str]:

@@ -16,9 +16,9 @@ from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
-from edgevit.quantization.gate import Validation, points
+from edgevit.quantization.gate import Closeness, Validation, limit_text
 from edgevit.quantization.ptq import CalibratedModel, calibrated
-from edgevit.quantization.sensitivity import Closeness, Sensitivity, SensitivityAnalysis
+from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
 from edgevit.quantization.smoothing import smoothed
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
@@ -108,25 +108,24 @@ def _close_enough(
     if is_trained and not config.sensitivity:
         return ready, []
     analysis = SensitivityAnalysis(ready, reference, images, threads, correction, validation)
-    whole = None if is_trained else analysis.closeness(analysis.as_shipped(ready))
-    is_close = whole is None or whole.passes(config.floor_db)
+    whole = None if is_trained else analysis.closeness(analysis.as_shipped(ready), config.floor_db)
+    is_close = whole is None or not whole.refused_by
     if is_close and not config.sensitivity:
         return ready, []
     sensitivities = analysis.sensitivities(progress)
     if whole is None or is_close:
         return ready, sensitivities
-    mixed = analysis.within(config.floor_db, sensitivities)
+    mixed = analysis.within(whole, sensitivities)
     if mixed is not None:
         progress.say(
             f"    {len(mixed.kept_float)} of {len(sensitivities)} layers stay float: with all layers in "
-            f"{config.precision} {_reason(whole, config)}"
+            f"{config.precision} {_reason(whole)}"
         )
     return mixed or ready, sensitivities
 
 
-def _reason(whole: Closeness, config: Quantize) -> str:
+def _reason(whole: Closeness) -> str:
     """The measurement of the whole model that a gate refuses, and the gate's limit."""
-    if whole.sqnr_db < config.floor_db:
-        return f"the SQNR is {whole.sqnr_db:.1f} dB, and min_sqnr_db is {config.floor_db:g}"
-    assert whole.change is not None
-    return f"{whole.change.sentence()}, and max_top1_drop is {points(whole.change.limit)}"
+    if whole.change is None:
+        return f"the SQNR is {whole.sqnr_db:.1f} dB, and min_sqnr_db is {whole.floor_db:g}"
+    return f"{whole.change.sentence()}, and max_top1_drop is {limit_text(whole.change.limit)}"

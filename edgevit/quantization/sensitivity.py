@@ -15,7 +15,7 @@ from edgevit.artifacts import Json
 from edgevit.graphs.files import write_onnx
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
-from edgevit.quantization.gate import AnswerChange, Validation
+from edgevit.quantization.gate import Closeness, Validation
 from edgevit.quantization.ptq import CalibratedModel
 from edgevit.runtimes.base import HostSession, Session
 from edgevit.runtimes.parity import centered_outputs, sqnr_db
@@ -51,18 +51,6 @@ class Sensitivity:
 def sensitivity_table(model: CalibratedModel, sensitivities: Sequence[Sensitivity]) -> list[Json]:
     """The record of the layers' sensitivities, and of the layers that stay float in `model`."""
     return [{**layer.as_json(), "kept_float": layer.node in model.kept_float} for layer in sensitivities]
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """A quantized model against the float model: SQNR of the logits, and answers on the validation images, if any."""
-
-    sqnr_db: float
-    change: AnswerChange | None = None
-
-    def passes(self, floor_db: float) -> bool:
-        """Whether neither gate refuses the model."""
-        return self.sqnr_db >= floor_db and not (self.change is not None and self.change.is_refused)
 
 
 class SensitivityAnalysis:
@@ -102,22 +90,24 @@ class SensitivityAnalysis:
 
     def sqnr_db(self, model: CalibratedModel, batches: int | None = None) -> float:
         """The SQNR of a quantized model against the float model, on all images or on the first `batches` batches."""
-        with self._session(model) as session:
+        with self._session(model) as (_, session):
             return self._sqnr_db(session, batches)
 
-    def closeness(self, model: CalibratedModel) -> Closeness:
-        """A quantized model against the float model, on all images."""
-        with self._session(model) as session:
-            change = self._validation.change(session) if self._validation else None
-            return Closeness(self._sqnr_db(session), change)
+    def closeness(self, model: CalibratedModel, floor_db: float) -> Closeness:
+        """A quantized model against the float model, on all images. Answers are compared if the SQNR is high enough."""
+        with self._session(model) as (file, session):
+            db = self._sqnr_db(session)
+            validation = self._validation if db >= floor_db else None
+            change = validation.change_of_file(file, session) if validation else None
+            return Closeness(db, floor_db, change)
 
     @contextmanager
-    def _session(self, model: CalibratedModel) -> Iterator[Session]:
+    def _session(self, model: CalibratedModel) -> Iterator[tuple[Path, Session]]:
         quantized = model.quantized()
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             write_onnx(quantized.model, file, self._spec, quantized.options)
-            yield session_as_declared(file, self._spec, quantized.options, self._threads)
+            yield file, session_as_declared(file, self._spec, quantized.options, self._threads)
 
     def _sqnr_db(self, session: Session, batches: int | None = None) -> float:
         outputs = centered_outputs(session, self._images[:batches])
@@ -127,20 +117,30 @@ class SensitivityAnalysis:
         """The model with corrected biases, if those of the shipped model are corrected."""
         return self._correction(model, "all") if self._correction else model
 
-    def within(self, floor_db: float, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
-        """The model with the fewest float layers that both gates pass; None if they refuse any quantized layer.
+    def within(self, whole: Closeness, sensitivities: Sequence[Sensitivity]) -> CalibratedModel | None:
+        """The model with the fewest float layers that passes both gates; None if they refuse any quantized layer.
 
         The noise of layers adds up, nearly. The layers with the lowest SQNR stay float until the estimated noise of
         the rest is allowed. While a gate refuses the model, half as many more layers stay float each time.
+
+        The search tries several models on the same validation images. So once the gate by top-1 has refused one, chance
+        excuses no loss above the limit: the measured loss itself has to be within it.
+
+        Args:
+            whole: the closeness of the model with all layers quantized, which a gate refuses.
         """
-        allowed = 10 ** (-floor_db / 10)
+        allowed = 10 ** (-whole.floor_db / 10)
         noises = np.array([layer.noise for layer in sensitivities])
         remaining = noises.sum() - np.concatenate([[0.0], np.cumsum(noises)])
         count = max(1, int(np.argmax(remaining <= allowed)))
+        lost_too_much = "max_top1_drop" in whole.refused_by
         while count < len(sensitivities):
             kept = frozenset(layer.node for layer in sensitivities[:count])
             mixed = replace(self._model, kept_float=kept)
-            if self.closeness(self.as_shipped(mixed)).passes(floor_db):
+            closeness = self.closeness(self.as_shipped(mixed), whole.floor_db)
+            lost_too_much = lost_too_much or "max_top1_drop" in closeness.refused_by
+            is_over = closeness.change is not None and not closeness.change.is_within_limit
+            if not closeness.refused_by and not (lost_too_much and is_over):
                 return mixed
             count = int(np.ceil(count * GROWTH))
         return None

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from edgevit.artifacts import Kind
 from edgevit.configs import (
-    Budget,
     Bundle,
     Compile,
     DatasetConfig,
@@ -69,9 +68,12 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
     return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
 
 
-def within_budget(stage: Stage, budget: Budget) -> Stage:
-    """The stage with the budget's limits as defaults of its own."""
-    return stage.within_budget(budget) if isinstance(stage, Quantize) else stage
+def within_budget(stage: Stage, recipe: Recipe) -> Stage:
+    """A stage `quantize` with the budget's limit as `max_top1_drop`, if its validation images have labels."""
+    limit = recipe.budget.top1_drop
+    if not isinstance(stage, Quantize) or stage.validation is None or stage.max_top1_drop is not None or limit is None:
+        return stage
+    return stage if _has_no_labels(stage.validation, recipe) else stage.model_copy(update={"max_top1_drop": limit})
 
 
 def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:
@@ -153,9 +155,6 @@ def _problem_of_target(
     """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_GPU and isinstance(stage, Compile) and not is_tensorrt:
-        what = f"{ONNXRUNTIME.title} compiles a model for a GPU each time it loads it"
-        return Problem(what, "no compile stage, or runtime: tensorrt")
     if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
     model: str = getattr(stage, "model", "")
@@ -215,6 +214,8 @@ def _problem_of(stage: Stage, path: tuple[str | int, ...], name: str, takes: Tak
         checks.append(lambda: _unmeasured(stage, before.earlier))
     if isinstance(stage, Quantize) and path == ("model",):
         checks.append(lambda: _without_trained_ranges(stage, before.earlier))
+    if isinstance(stage, Quantize) and path == ("validation",):
+        checks.append(lambda: _limit_without_labels(stage, name, before.recipe))
     return next(filter(None, (check() for check in checks)), None)
 
 
@@ -304,6 +305,19 @@ def _lacks_labels(name: str, stage: Stage, kinds: Mapping[str, Kind]) -> Problem
     if kinds.get(name) != "dataset":
         return None
     return Problem(f"'{name}' holds pseudo-labels; {stage.name()} needs ground-truth labels", "a labelled data set")
+
+
+def _limit_without_labels(quantize: Quantize, name: str, recipe: Recipe) -> Problem | None:
+    """A limit on the loss of top-1 needs labelled images."""
+    if quantize.max_top1_drop is None or not _has_no_labels(name, recipe):
+        return None
+    return Problem(f"max_top1_drop is measured on labelled images, and '{name}' has none", "a role such as val")
+
+
+def _has_no_labels(name: str, recipe: Recipe) -> bool:
+    """Whether the recipe says that the images of a data set have no labels."""
+    dataset, _, role = name.partition(".")
+    return role == "pool" or getattr(recipe.datasets.get(dataset), "classes", None) == "none"
 
 
 def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:

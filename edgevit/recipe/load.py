@@ -57,7 +57,7 @@ def recipe_and_folder(
     except ValidationError as error:
         raise combined(mistakes_of(error, document)) from None
     stages = tuple(
-        with_absolute_files(within_budget(with_patterns_resolved(stage, recipe.stages[:i]), recipe.budget), base)
+        with_absolute_files(within_budget(with_patterns_resolved(stage, recipe.stages[:i]), recipe), base)
         for i, stage in enumerate(recipe.stages)
     )
     recipe = recipe.model_copy(update={"stages": stages})

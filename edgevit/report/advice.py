@@ -8,8 +8,9 @@ from typing import Any
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.errors import listed
-from edgevit.report.text import interval_percent, percent, points
+from edgevit.report.text import interval_percent, percent
 from edgevit.report.variants import Lineup
+from edgevit.terminal import points
 
 FILE = "advice.json"
 SHOWN = 5

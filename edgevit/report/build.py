@@ -16,7 +16,7 @@ from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
-from edgevit.report.lineage import cross_validated, learned_from, learned_too
+from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.text import markdown
 from edgevit.report.variants import Lineup, data_of, lineup
@@ -75,12 +75,12 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
 def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     """Doubts about the numbers that the deployed model is compared with, about latencies, and about engines.
 
-    Doubts about the accuracy of the deployed model are in the verdict.
+    Doubts about the accuracy of the deployed model are in the verdict, but for images that chose its quantized form.
     """
     baselines = [variant for _, variant in models.baselines()]
     random_weights = [f"{variant.id}: {warning}." for variant in baselines if (warning := untrained(variant.model))]
     in_verdict = any(isinstance(doubt, LearnedTestImages) for doubt in verdict.doubts)
-    shared = learned_too(models, in_verdict)
+    shared, chosen = learned_too(models, in_verdict), validated_too(models)
     timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
@@ -94,7 +94,7 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     measured = [variant.model for variant in models.variants]
     warnings = ((engine, warn(engine)) for engine in measured for warn in (untold_precision, scatter_of_builds))
     engines = [f"{engine.id}: {warning}." for engine, warning in warnings if warning]
-    return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *latencies, *engines]))
+    return list(dict.fromkeys([*random_weights, *cross_validated(models), *shared, *chosen, *latencies, *engines]))
 
 
 def _table_note(models: Lineup) -> str:

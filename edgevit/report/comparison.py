@@ -14,13 +14,13 @@ from edgevit.report.text import (
     interval_percent,
     milliseconds,
     percent,
-    points,
     precision_name,
     ratio,
     runtime_name,
     size,
 )
 from edgevit.report.variants import Lineup, Variant, data_of, same_conditions
+from edgevit.terminal import points
 
 BOUNDARIES = {"compute": "without preprocessing", "end_to_end": "with decoding and preprocessing"}
 SIZES = ("smaller", "larger", "large")

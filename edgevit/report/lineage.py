@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.artifacts import Json
+from edgevit.artifacts import Json, ancestors
 from edgevit.data.duplicates import Overlap
-from edgevit.provenance import data_behind
+from edgevit.provenance import data_behind, share_images
 from edgevit.report.text import MOST_IMAGES
 from edgevit.report.variants import Lineup, data_of, overlaps_of
 
@@ -42,6 +42,22 @@ def learned_too(lineup: Lineup, in_verdict: bool) -> Iterator[str]:
             f"{', '.join(dict.fromkeys(ids))} learned from {shared.images:,} of the {shared.of:,} test images of "
             f"{tested} (in {shared.data}{labels}). {_effect(shared)}"
         )
+
+
+def validated_too(lineup: Lineup) -> Iterator[str]:
+    """A sentence for each accuracy on labelled images that also decided which quantized form ships."""
+    for variant in lineup.variants:
+        if variant.evaluation is None:
+            continue
+        tested = data_of(variant.evaluation)
+        for quantized in ancestors(variant.model):
+            validation = quantized.manifest.inputs.get("validation")
+            is_judged = quantized.manifest.stage == "quantize" and "top1_drop" in quantized.metrics
+            if validation is not None and is_judged and share_images(validation, tested):
+                yield (
+                    f"{variant.id}: '{quantized.id}' chose the quantized form by its accuracy on {validation.id}. So "
+                    f"the accuracy on {tested.id} may be too high."
+                )
 
 
 def cross_validated(lineup: Lineup) -> Iterator[str]:

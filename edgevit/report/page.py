@@ -191,7 +191,9 @@ def _quantization(lineup: Lineup) -> Json | None:
     facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
     forms = [{**form, "answers": text.answers_against_float(form)} for form in last.metrics.get("forms", [])]
     if answers := text.answers_against_float(last.metrics):
-        facts.append(("Answers against float", f"{answers}, on {last.manifest.inputs['validation'].id}"))
+        learned = last.metrics.get("validation_learned_by")
+        note = f", which '{learned}' learned from" if learned else ""
+        facts.append(("Answers against float", f"{answers}. Measured on {last.manifest.inputs['validation'].id}{note}"))
     baseline = next((form["baseline"] for form in forms if "baseline" in form), "float")
     quantized = last.metrics["precision"] if last.metrics["quantized_ops"] else last.manifest.config["precision"]
     return {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
-from edgevit.terminal import printable
+from edgevit.terminal import points, printable
 
 WIDTH = 80
 MOST_CLASSES = 50  # rows of a table
@@ -411,16 +411,17 @@ def interval_percent(top1: Mapping[str, float]) -> str:
     return f"{100 * top1['low']:.1f}–{100 * top1['high']:.1f}"
 
 
-def points(fraction: float) -> str:
-    """A difference of accuracies: 0.4 points, -1.2."""
-    return f"{100 * fraction:.1f}".replace("-0.0", "0.0").replace("-", "−")
-
-
 def answers_against_float(compared: Mapping[str, Any]) -> str | None:
-    """The loss of top-1 of a quantized form, or the share of changed answers without labels; None if unmeasured."""
+    """The loss of top-1 of a quantized form with its limit; without labels, the share of changed answers.
+
+    None if answers were not compared.
+    """
     if drop := compared.get("top1_drop"):
         interval = f"{points(drop['low'])} to {points(drop['high'])}"
-        return f"{points(drop['value'])} points of top-1 lost ({interval}, n {drop['n']:,})"
+        is_refused = "max_top1_drop" in compared.get("refused_by", ())
+        doubt = ", and more is not ruled out" if drop["high"] > drop["limit"] and not is_refused else ""
+        limit = f"the limit is {100 * drop['limit']:g}{doubt}"
+        return f"{points(drop['value'])} points of top-1 lost ({interval}, n {drop['n']:,}); {limit}"
     if changed := compared.get("changed_answers"):
         interval = f"{percent(changed['low'])} to {percent(changed['high'])}"
         return f"{percent(changed['value'])} changed ({interval}, n {changed['n']:,})"

@@ -30,9 +30,10 @@ from edgevit.errors import listed
 from edgevit.evaluation import Share
 from edgevit.evaluation.accuracy_record import ClassRecall
 from edgevit.provenance import untrained
-from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, points, size
+from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, size
 from edgevit.report.variants import Lineup
 from edgevit.runtimes.base import runtime_of
+from edgevit.terminal import points
 
 SHOWN = 5  # classes in a sentence
 NO_BUDGET = "No budget was given."

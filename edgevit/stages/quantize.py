@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from onnx import ModelProto
 
 from edgevit.artifacts import SENSITIVITY, Artifact, Contents
-from edgevit.bundling.learned import learned_from
 from edgevit.configs import Quantize
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context, usable_cpus
-from edgevit.data import open_dataset
-from edgevit.errors import ArtifactError
+from edgevit.data import Dataset, open_dataset
+from edgevit.errors import ArtifactError, DataError
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.guard import with_functions_inlined
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import nodes
 from edgevit.progress import Progress
-from edgevit.quantization import calibration_doubts, choose_images, image_batches
+from edgevit.provenance import learned_from
+from edgevit.quantization import calibration_doubts, choose_images, image_batches, images_beside
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.gate import Validation
@@ -55,7 +56,9 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
-    validation = _validation(config, inputs, reference, context)
+    used = dataset.subset(np.asarray([*chosen.calibration, *chosen.held_out]))
+    learned = _learned_validation(config, inputs, context)
+    validation = _validation(config, inputs, used, reference, context)
     prepare = partial(
         prepared,
         source,
@@ -82,7 +85,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         runner = TrialRunner(
             reference,
             images,
-            _advice(config),
+            partial(_advice, config),
             target_for(config.target, context),
             config.threads,
             threads,
@@ -111,25 +114,51 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         kind="onnx",
         metrics=metrics,
         # Not part of the result: the last digits depend on the number of threads and vary between runs.
-        log_metrics={**best.compared, **({"forms": [trial.as_json() for trial in trials]} if trials else {})},
+        log_metrics={
+            **best.compared,
+            **({"validation_learned_by": learned} if learned else {}),
+            **({"forms": [trial.as_json() for trial in trials]} if trials else {}),
+        },
         logs=(*([SENSITIVITY] if table else []), *kept_logs(out)),
         io=model.io,
         model_file=best.candidate.model_file,
     )
 
 
+def _learned_validation(config: Quantize, inputs: Mapping[str, Artifact], context: Context) -> str | None:
+    """The id of a stage behind the model that learned from the validation images; None if none did. A note says so."""
+    stage = learned_from(inputs["model"], inputs["validation"]) if config.validation else None
+    if stage:
+        learned = f"'{stage}' learned from {config.validation}"
+        context.progress.say(f"note: {config.id}: {learned}, so fewer answers may change there than on new images")
+    return stage
+
+
 def _validation(
-    config: Quantize, inputs: Mapping[str, Artifact], reference: HostSession, context: Context
+    config: Quantize, inputs: Mapping[str, Artifact], used: Dataset, reference: HostSession, context: Context
 ) -> Validation | None:
-    """The images on which answers are compared with the float model's; None if the stage names none."""
+    """The images on which answers are compared with the float model's; None if the stage names none.
+
+    Images in `used`, for the ranges or the SQNR, are left out, unless no other is left.
+
+    Raises:
+        DataError: the stage has a limit on the loss of top-1, and the images have no labels.
+    """
     if config.validation is None:
         return None
-    if stage := learned_from(inputs["model"], inputs["validation"]):
-        images = inputs["validation"].id
-        understated = f"'{stage}' learned from {images}, so fewer answers may change there than on new images"
-        context.progress.say(f"note: {config.id}: {understated}")
     dataset = open_dataset(inputs["validation"])
-    return Validation(dataset, reference, config.largest_top1_drop, config.seed, context.progress)
+    if config.max_top1_drop is not None and dataset.labels is None:
+        raise DataError(
+            "max_top1_drop is measured on labelled images",
+            where=config.id,
+            got=f"{dataset.name}, without labels",
+            next="give labelled images as 'validation', or leave max_top1_drop out",
+        )
+    beside = images_beside(dataset, used)
+    if not len(beside):
+        images = f"every image of {dataset.name} is used for the ranges or the SQNR, too"
+        context.progress.say(f"note: {config.id}: {images}, so fewer answers may change there than on new images")
+    return Validation(beside or dataset, reference, config.largest_top1_drop, config.seed, context.progress)
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:
@@ -152,8 +181,10 @@ def _best_trial(
     return trial.passed(), []
 
 
-def _advice(config: Quantize) -> str:
-    """The next step if the model is further from float than the gate allows."""
+def _advice(config: Quantize, refused_by: Sequence[str]) -> str:
+    """The next step for a form that the gates with these options refuse."""
+    if config.calibrator == "trained" and "max_top1_drop" in refused_by:
+        return "give the qat stage more epochs, or raise max_top1_drop"
     if config.calibrator == "trained":
         return "lower min_sqnr_db if its accuracy is good: a model trained to be rounded need not answer alike in float"
     steps = [

@@ -27,6 +27,7 @@ from edgevit.targets.boards.request import NVPMODEL
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.engine_binding import differences, graph_differences, runs_elsewhere
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.nvidia_gpus import check_one_kind
 from edgevit.targets.packages import unpack
 from edgevit.targets.sampling import conditions_of, total_rails_of
 from edgevit.targets.tensorrt_tools import TensorrtTools, tools_of
@@ -93,7 +94,7 @@ class AgentHost:
             raise TargetError(
                 "a TensorRT engine is measured in turns with another engine only",
                 where=self.name,
-                got=f"'{(b if are_engines[0] else a).id}', which is none",
+                got=f"'{(b if are_engines[0] else a).id}' is not an engine",
                 next=f"compile its ONNX file with runtime: tensorrt and target: {self.name}",
             )
         from edgevit.targets.remote_session import race_on
@@ -201,6 +202,7 @@ class AgentHost:
             "power_mode": facts.power_mode and facts.power_mode.name,
         }
         if runtime == TENSORRT.name:
+            check_one_kind(self.name, facts.gpus)
             hardware |= {
                 "module": facts.module,
                 "gpus": list(facts.gpus),

@@ -188,8 +188,8 @@ class AgentSession:
         values: Json = {"by": by, "client": client}
         return self.ask("lock", _Locked, **({**values, "root": root} if root else values))
 
-    def start(self, python: str, work_folder: str) -> None:
-        """Wait for the Python there, and send it the agent."""
+    def start(self, python: str, work_folder: str, orphan_s: int | None = None) -> None:
+        """Wait for the Python there, and send it the agent (see `agent_session`)."""
         try:
             version = self._python_version(python)
             if version < OLDEST_PYTHON:
@@ -204,7 +204,8 @@ class AgentSession:
             self._channel.send(b"%d\n%b" % (len(program), program), Deadline(START_S))
         except Closed:
             raise self._explain(*self._channel.close()) from None
-        self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder)
+        orphan: Json = {} if orphan_s is None else {"orphan_s": orphan_s}
+        self.hello = self.ask("hello", Hello, START_S, work_folder=work_folder, **orphan)
         if self.hello.version != protocol.VERSION:
             raise self._no_answer(f"protocol {self.hello.version}")
 
@@ -267,7 +268,7 @@ def _who(holder: _Holder | None) -> str:
 
 @contextmanager
 def agent_session(
-    channel: Channel, where: str, python: str, work_folder: str, explain: Explain
+    channel: Channel, where: str, python: str, work_folder: str, explain: Explain, orphan_s: int | None = None
 ) -> Iterator[AgentSession]:
     """An agent that runs until the end of the block.
 
@@ -276,10 +277,11 @@ def agent_session(
         where: the name of the target, for errors.
         work_folder: where the agent keeps files.
         explain: the error for a program that has ended, from its exit status and stderr.
+        orphan_s: how long its jobs go on without this client, in seconds; None for the agent's own `ORPHAN_S`.
     """
     session = AgentSession(channel, where, explain)
     try:
-        session.start(python, work_folder)
+        session.start(python, work_folder, orphan_s)
         yield session
     finally:
         channel.close()

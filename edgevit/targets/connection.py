@@ -12,7 +12,7 @@ from edgevit.errors import ConnectionLost, TargetError
 from edgevit.targets.agent_session import AgentSession, Refused
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.reach import reached, this_client
-from edgevit.targets.ssh.command import python_words
+from edgevit.targets.target_python import python_words
 
 RECONNECT_S = 120  # for the target to come back
 FIRST_WAIT_S = 1.0  # between two tries; each later wait is twice as long, up to the longest
@@ -112,7 +112,7 @@ class Connection:
 
     def _reconnect(self) -> None:
         if not self._has_dropped:
-            self.say(f"the line to {self.target.name} dropped; connecting again")
+            self.say(_broken(self.target))
         self._has_dropped = True
         end, wait_s = time.monotonic() + RECONNECT_S, FIRST_WAIT_S
         while True:
@@ -122,7 +122,7 @@ class Connection:
                 return
             except ConnectionLost as error:
                 if time.monotonic() + wait_s > end:
-                    raise _gone(self.target.name, error) from None
+                    raise _gone(self.target, error) from None
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -146,7 +146,17 @@ def connected(target: NamedTarget, say: Say) -> Iterator[Connection]:
         connection.close()
 
 
-def _gone(name: str, error: ConnectionLost) -> ConnectionLost:
+def _broken(target: NamedTarget) -> str:
+    if target.machine.is_here:
+        return f"the agent of {target.name} has ended; starting it again"
+    return f"the line to {target.name} dropped; connecting again"
+
+
+def _gone(target: NamedTarget, error: ConnectionLost) -> ConnectionLost:
     got = error.what if error.got is None else f"{error.what}: {error.got}"
-    what = f"the line dropped, and the target did not come back within {RECONNECT_S} s"
-    return ConnectionLost(what, where=name, got=got, next="see whether it is on, and run the same command again")
+    if target.machine.is_here:
+        what, look = f"the agent ended, and could not be started again within {RECONNECT_S} s", "see why"
+    else:
+        what = f"the line dropped, and the target did not come back within {RECONNECT_S} s"
+        look = "see whether it is on"
+    return ConnectionLost(what, where=target.name, got=got, next=f"{look}, and run the same command again")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Compile
@@ -18,10 +18,15 @@ from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleave
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
+from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
 from edgevit.targets.named import NamedTarget
+from edgevit.targets.nvidia_gpus import check_one_kind, no_answer, no_gpu
 from edgevit.targets.visits import facts_of
+
+if TYPE_CHECKING:
+    from edgevit.runtimes.onnxruntime.cuda_session import CudaSession
 
 # Runtimes are imported in the functions that use them: a finished recipe only calls `describe`, which needs none.
 
@@ -76,22 +81,16 @@ class LocalGpu:
 
     def describe(self, runtime: str) -> TargetInfo:
         if runtime == TENSORRT.name:
-            if not facts_of(self._target, self._say).has_nvidia_gpu:
-                raise _no_gpu(self.name)
+            facts = facts_of(self._target, self._say)
+            if not facts.has_nvidia_gpu:
+                raise no_answer(self.name) if facts.is_nvidia_smi_silent else no_gpu(self.name)
             return self._engines.describe(runtime)
-        devices = gpus()
-        if not devices:
-            raise _no_gpu(self.name)
-        return _info(self.name, runtime, self.runtimes, {"gpu": devices[0], "cpu": cpu()["model"]})
+        info = _info(self.name, runtime, self.runtimes, {"gpu": self._gpu(), "cpu": cpu()["model"]})
+        if runtime == ONNXRUNTIME.name:
+            check_has_cuda_provider()
+        return info
 
     def compile(self, model: Artifact, out: Path, config: Compile, check: Check = unchecked) -> Compiled:
-        if config.runtime != TENSORRT.name:
-            raise TargetError(
-                f"{RUNTIMES[config.runtime].title} compiles a model for a GPU each time it loads it",
-                where=self.name,
-                got=f"runtime: {config.runtime}",
-                next="leave compile out, or set runtime: tensorrt",
-            )
         self.describe(config.runtime)
         return self._engines.compile(model, out, config, check)
 
@@ -102,16 +101,8 @@ class LocalGpu:
         if runtime == TENSORRT.name:
             with self._engines.open(model, options) as session:
                 yield session
-        elif runtime == TORCH.name:
-            yield _torch_opener(model, options, "cuda")()
         else:
-            from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
-
-            loaded = cuda_opener(model, options)()
-            if loaded.on_cpu:
-                counts = ", ".join(f"{count} × {operator}" for operator, count in loaded.on_cpu.items())
-                self._say(f"note: {model.id}: ONNX Runtime leaves operators to the CPU: {counts}")
-            yield loaded
+            yield self._opener(model, options)()
 
     def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
         runtimes = [runtime_of(model) for model in (a, b)]
@@ -131,7 +122,33 @@ class LocalGpu:
             return _torch_opener(model, options, "cuda")
         from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
 
-        return cuda_opener(model, options)
+        return _saying_what_stays_on_cpu(model, cuda_opener(model, options), self._say)
+
+    def _gpu(self) -> dict[str, str]:
+        """What nvidia-smi says of the GPU. Raises TargetError if there is none, or GPUs of several kinds."""
+        try:
+            devices = gpus()
+        except TimeoutError:
+            raise no_answer(self.name) from None
+        if not devices:
+            raise no_gpu(self.name)
+        check_one_kind(self.name, [gpu["model"] for gpu in devices])
+        return devices[0]
+
+
+def _saying_what_stays_on_cpu(model: Artifact, load: Callable[[], CudaSession], say: Callable[[str], None]) -> Load:
+    """As `load`, which names to the user the operators that ONNX Runtime leaves to the CPU, at the first call alone."""
+    said = list[str]()
+
+    def loaded() -> CudaSession:
+        session = load()
+        if session.other_than_shapes and not said:
+            counts = ", ".join(f"{count} × {operator}" for operator, count in session.other_than_shapes.items())
+            said.append(f"note: {model.id}: ONNX Runtime leaves operators to the CPU: {counts}")
+            say(said[0])
+        return session
+
+    return loaded
 
 
 def _torch_opener(model: Artifact, options: SessionOptions, device: Literal["cpu", "cuda"]) -> Load:
@@ -161,12 +178,3 @@ def _not_here(runtime: str, name: str, runtimes: tuple[str, ...]) -> TargetError
     if runtime == TENSORRT.name:
         advice = f"name {LOCAL_GPU}, or the board that runs the engine: --target NAME, in a recipe target: NAME"
     return TargetError(f"{runtime} does not run on {name}", expected=f"{' or '.join(runtimes)} there", next=advice)
-
-
-def _no_gpu(name: str) -> TargetError:
-    return TargetError(
-        "there is no NVIDIA GPU here",
-        where=name,
-        got="nvidia-smi lists none",
-        next=f"set target: {LOCAL_CPU}, or install NVIDIA's driver",
-    )

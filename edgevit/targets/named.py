@@ -33,6 +33,7 @@ from edgevit.errors import RecipeError, TargetError, did_you_mean, shortened
 from edgevit.yaml_reader import Allowance, Block, Items, read_yaml
 
 FILE = "targets.yaml"
+USERS_ALONE = ("python", "work_folder")  # of a target on this machine: they decide which programs run here
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ def named_target(name: str, folder: Path | None = None) -> NamedTarget:
 def add_target(name: str, config: MachineTarget, file: Path) -> None:
     """Write a target into a file. What else is in the file stays as it is, comments too.
 
-    Raises RecipeError if the name is taken or is no name.
+    Raises RecipeError if the name is taken or is no name, or a project's file may not hold such a target.
     """
     taken = _entries_in(file)
     _check_name(name, "NAME")
+    _check_may_be_in(file, name, config, {})
     if name in taken:
         next_step = f"edgevit devices remove {name}, or choose another name"
         raise RecipeError(f"there is already a target '{name}'", where=file, next=next_step)
@@ -205,9 +207,30 @@ def _entry(name: str, entry: Any, place: str, file: Path) -> NamedTarget | Targe
 def _target(name: str, entry: Any, place: str, file: Path) -> NamedTarget:
     _check_name(name, place)
     try:
-        return NamedTarget(name, MachineTarget.model_validate(entry), file)
+        config = MachineTarget.model_validate(entry)
     except ValidationError as error:
         raise _mistake(name, entry, place, error.errors(include_url=False)[0]) from None
+    _check_may_be_in(file, name, config, entry.places)
+    return NamedTarget(name, config, file)
+
+
+def _check_may_be_in(file: Path, name: str, config: MachineTarget, places: Mapping[str, str]) -> None:
+    """Raise RecipeError if a project's file says which program this machine runs, or takes programs from a folder.
+
+    A project may come from a stranger. The agent runs the programs and packages that lie in its work folder.
+    """
+    own = user_file()
+    chosen = config.model_dump(include=set(USERS_ALONE), exclude_defaults=True)
+    if not config.is_here or not chosen or (own is not None and file.resolve() == own.resolve()):
+        return
+    key, value = next(iter(chosen.items()))
+    raise RecipeError(
+        f"'{key}' of target '{name}': the targets.yaml of a project does not choose what runs on this machine",
+        where=places.get(key, file),
+        got=f"host: {THIS_HOST}, {key}: {shortened(value)}",
+        expected=f"the target in {own or 'targets.yaml of your config folder'}, or no {key}",
+        next=f"edgevit devices add {name} {THIS_HOST} --{key.replace('_', '-')} VALUE, without --project",
+    )
 
 
 def _mistake(name: str, entry: Any, place: str, problem: Any) -> RecipeError:

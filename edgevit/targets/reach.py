@@ -13,8 +13,9 @@ from edgevit.errors import MissingDependency, TargetError
 from edgevit.targets.agent_session import BOOTSTRAP, AgentSession, agent_session
 from edgevit.targets.channel import Channel
 from edgevit.targets.named import NamedTarget
-from edgevit.targets.ssh.command import ENVIRONMENT, control_socket, python_command, python_words, ssh_command
-from edgevit.targets.ssh.failures import failure, no_python, python_has_ended
+from edgevit.targets.ssh.command import ENVIRONMENT, control_socket, python_command, ssh_command
+from edgevit.targets.ssh.failures import failure
+from edgevit.targets.target_python import no_python, python_has_ended, python_words
 
 
 @contextmanager
@@ -40,7 +41,10 @@ def this_client() -> str:
 
 @contextmanager
 def _agent_here(name: str, config: MachineTarget) -> Iterator[AgentSession]:
-    """The agent as a child of this process, which speaks with it through pipes."""
+    """The agent as a child of this process, which speaks with it through pipes.
+
+    No line can drop: the agent's input ends only with this process, and then its jobs are stopped at once.
+    """
     try:
         channel = Channel([*map(os.path.expanduser, python_words(config.python)), "-c", BOOTSTRAP], name)
     except OSError as error:
@@ -49,7 +53,7 @@ def _agent_here(name: str, config: MachineTarget) -> Iterator[AgentSession]:
     def explain(status: int, stderr: str) -> TargetError:
         return python_has_ended(name, status, stderr, f"{config.python} --version")
 
-    with agent_session(channel, name, config.python, config.work_folder, explain) as session:
+    with agent_session(channel, name, config.python, config.work_folder, explain, orphan_s=0) as session:
         yield session
 
 

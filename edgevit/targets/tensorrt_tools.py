@@ -74,13 +74,18 @@ def _missing(facts: HostFacts, choice: TensorrtChoice | None, where: str) -> Tar
         no_trtexec = "no version in the banner of trtexec"
     no_module = f"no Python module: {facts.tensorrt_module.problem or 'it was not looked for'}"
     got = {"trtexec": no_trtexec, "python": no_module, None: f"{no_trtexec}; {no_module}"}[choice]
-    install = {"trtexec": "libnvinfer-bin", "python": "python3-libnvinfer", None: "libnvinfer-bin python3-libnvinfer"}
     return TargetError(
         "edgevit builds and runs engines with trtexec or TensorRT's Python module, which the target lacks",
         where=where,
         got=got,
-        next=f"sudo apt install {install[choice]}{_or_pip(facts, choice)}",
+        next=way_to_tools(facts, choice),
     )
+
+
+def way_to_tools(facts: HostFacts, choice: TensorrtChoice | None = None) -> str:
+    """The command that installs the tools on a machine, or those of them that are asked for."""
+    packages = {"trtexec": "libnvinfer-bin", "python": "python3-libnvinfer", None: "libnvinfer-bin python3-libnvinfer"}
+    return f"sudo apt install {packages[choice]}{_or_pip(facts, choice)}"
 
 
 def _or_pip(facts: HostFacts, choice: TensorrtChoice | None) -> str:

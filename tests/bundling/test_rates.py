@@ -13,13 +13,13 @@ from PIL import Image
 
 from edgevit.artifacts import Artifact
 from edgevit.bundling import ClassImages, class_images, write_bundle
-from edgevit.bundling.learned import is_traced, learned_from
 from edgevit.bundling.prototypes import FILE, Share, SupportSet, accuracy_of, head_of, rates, read_support, trials
 from edgevit.configs import Digits
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.errors import DataError
 from edgevit.evaluation.accuracy import wilson_interval
+from edgevit.provenance import is_traced, learned_from
 from tests.bundling.enrolling import data, digits_of_eight, quantized
 from tests.bundling.test_enroll import program
 from tests.small_models import VIT, workbench

@@ -168,6 +168,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, bad: fl
     assert caught.value.got == "pos_embed"
 
 
+def test_a_classifier_that_is_left_out_may_hold_anything(tmp_path: Path) -> None:
+    state = create_model("vit_tiny_patch16_224", 5, 32, TINY_VIT).module.state_dict()
+    save_file({**state, "head.weight": torch.full_like(state["head.weight"], torch.nan)}, tmp_path / "w.safetensors")
+    built = create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT)
+    assert not load_weights(built, read_weights(tmp_path / "w.safetensors"))
+    assert all(value.isfinite().all() for value in built.module.state_dict().values())
+
+
 def test_weights_of_another_image_size_name_the_position_embeddings(tmp_path: Path) -> None:
     save_file(create_model("vit_tiny_patch16_224", 3, 32, TINY_VIT).module.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ArtifactError, match="their position embeddings belong to it") as caught:

@@ -6,8 +6,12 @@ from pathlib import Path
 import numpy
 import pytest
 
+from edgevit.actions.doctor import training_device
+from edgevit.context import Context
+from edgevit.errors import TargetError
 from edgevit.profiling import conditions
 from edgevit.provenance import version_of
+from edgevit.targets import target_info
 
 
 def test_the_cpu_is_described_the_same_at_every_call():
@@ -34,5 +38,16 @@ def test_gpus_are_what_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.Monk
         program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
         conditions.gpus.cache_clear()
         assert conditions.gpus() == ()
+        program.write_text("#!/bin/sh\nexec sleep 60\n")
+        monkeypatch.setattr(conditions, "NVIDIA_SMI_S", 0.2)
+        conditions.gpus.cache_clear()
+        with pytest.raises(TimeoutError, match="does not answer"):
+            conditions.gpus()
+        for runtime in ("torch", "onnxruntime"):
+            with pytest.raises(TargetError, match="nvidia-smi does not answer in time"):
+                target_info("local-gpu", runtime, Context())
+        with pytest.raises(TargetError, match="nvidia-smi does not answer in time") as caught:
+            training_device("auto")
+        assert "--device cpu" in str(caught.value.next)
     finally:
         conditions.gpus.cache_clear()

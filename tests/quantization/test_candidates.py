@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevit.artifacts import Artifact
-from edgevit.errors import ModelRefused, ParityError, TargetError
+from edgevit.errors import ModelRefused, ParityError, TargetError, listed
 from edgevit.graphs.files import read_onnx
 from edgevit.model_file import OnnxruntimeOptions
 from edgevit.profiling import Comparison, Interval, MeasurePlan, loop
@@ -81,7 +81,7 @@ def test_a_failed_timing_is_no_failure_of_a_candidate(tmp_path: Path) -> None:
     )
     reference = OnnxruntimeSession(good.file, float_onnx().io, good.options, 1)
     images = [random_images(float_onnx().io, 2)]
-    runner = TrialRunner(reference, images, "", BusyTarget(), 1, 1, gate_on_target=True)
+    runner = TrialRunner(reference, images, listed, BusyTarget(), 1, 1, gate_on_target=True)
     assert isinstance(runner.trial(refused, good).failure, ModelRefused)
     with pytest.raises(TargetError, match="the system stopped the program"):
         runner.trial(good, good)
@@ -91,7 +91,7 @@ def test_each_candidate_has_a_floor_of_its_own() -> None:
     file = int8_onnx().file("model.onnx")
     reference = OnnxruntimeSession(float_onnx().file("model.onnx"), float_onnx().io, OnnxruntimeOptions(), 1)
     images = [random_images(float_onnx().io, 2)]
-    runner = TrialRunner(reference, images, "", LocalCpu(), 1, 1)
+    runner = TrialRunner(reference, images, listed, LocalCpu(), 1, 1)
     low = Candidate("low", file, int8_onnx().model_file.options, "int8")
     assert runner.trial(low, None).failure is None
     assert isinstance(runner.trial(replace(low, floor_db=90.0), None).failure, ParityError)

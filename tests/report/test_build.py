@@ -15,7 +15,7 @@ from edgevit.provenance import WEIGHTS_FROM
 from edgevit.report import summary
 from edgevit.report.build import report_json, write_report
 from edgevit.report.page import _quantization
-from edgevit.report.text import markdown
+from edgevit.report.text import answers_against_float, markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 
@@ -191,6 +191,27 @@ def test_the_forms_of_a_board_are_shown_with_their_baseline(label: dict[str, str
     assert ("Measured in turns with float16 on orin." in page) != bool(label)
 
 
+def test_a_loss_above_the_limit_that_is_not_ruled_out_is_said():
+    drop = {"value": 0.004, "low": -0.002, "high": 0.0101, "n": 2000, "limit": 0.01}
+    said = answers_against_float({"top1_drop": drop})
+    assert said is not None
+    assert said.endswith("the limit is 1, and more is not ruled out")
+    refused = {"top1_drop": {**drop, "value": 0.05}, "refused_by": ["max_top1_drop"]}
+    assert str(answers_against_float(refused)).endswith("the limit is 1")
+
+
+@pytest.mark.parametrize(("tested", "warns"), [("digits.support", True), ("digits.test", False)])
+def test_an_accuracy_on_the_images_that_chose_the_form_is_a_caution(tested: str, warns: bool, tmp_path: Path):
+    run = quickstart(tmp_path)
+    drop = {"value": 0.004, "low": -0.002, "high": 0.01, "n": 50, "limit": 0.01}
+    metrics = {"params": 1, "macs": 1, "precision": "int8", "quantized_ops": {"Conv": 1}, "top1_drop": drop}
+    run.onnx("gated", "quantize", 90_000, metrics, model="onnx", calibration="digits.pool", validation="digits.support")
+    run.evaluation("gated_accuracy", "gated", 0.9, data=tested)
+    cautions = report_json(lineup(run.of("gated_accuracy")), Budget(), "x")["cautions"]
+    said = "gated: 'gated' chose the quantized form by its accuracy on digits.support."
+    assert any(caution.startswith(said) for caution in cautions) == warns
+
+
 def test_what_the_gate_by_accuracy_saw_is_shown(tmp_path: Path):
     run, changed = quickstart(tmp_path), {"value": 0.012, "low": 0.008, "high": 0.018, "n": 2000}
     lost = {"top1_drop": {"value": 0.004, "low": -0.002, "high": 0.01, "n": 2000, "limit": 0.01}}
@@ -198,7 +219,7 @@ def test_what_the_gate_by_accuracy_saw_is_shown(tmp_path: Path):
     refused = "refused: 8.0 dB against float, expected at least 10 dB (min_sqnr_db)"
     metrics = {
         "params": 1, "macs": 1, "precision": "int8", "form": "int8 all", "sqnr_db": 30.0, "quantized_ops": {"Conv": 1},
-        **lost, "changed_answers": changed,
+        **lost, "changed_answers": changed, "validation_learned_by": "tuned",
         "forms": [
             {"form": "int8 all", "sqnr_db": 30.0, **lost, "changed_answers": changed, **timed},
             {"form": "int8 dense", "sqnr_db": 8.0, "changed_answers": changed, "failed": refused},
@@ -208,8 +229,9 @@ def test_what_the_gate_by_accuracy_saw_is_shown(tmp_path: Path):
     run.onnx("gated", "quantize", 90_000, metrics, model="onnx", calibration="digits.pool", validation="digits.support")
     run.evaluation("gated_accuracy", "gated", 0.9)
     page = " ".join((written(run, tmp_path / "out", "gated_accuracy") / "report.html").read_text().split())
-    of_form = "0.4 points of top-1 lost (−0.2 to 1.0, n 2,000)"
-    assert f"<dt>Answers against float</dt><dd>{of_form}, on digits.support</dd>" in page
+    of_form = "0.4 points of top-1 lost (−0.2 to 1.0, n 2,000); the limit is 1"
+    where = "Measured on digits.support, which &#39;tuned&#39; learned from"
+    assert f"<dt>Answers against float</dt><dd>{of_form}. {where}</dd>" in page
     assert page.count(f"<td>{of_form}</td>") == 1
     assert page.count("<td>1.2% changed (0.8% to 1.8%, n 2,000)</td>") == 1
     assert page.count("<td>not compared</td>") == 1

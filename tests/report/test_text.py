@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.report.text import count, latency_cell, latency_sentence, points, significant, size
+from edgevit.report.text import count, latency_cell, latency_sentence, significant, size
+from edgevit.terminal import points
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))

@@ -147,7 +147,7 @@ def test_too_few_calibration_images_are_said():
 
 
 def test_a_quantized_model_below_the_floor_fails():
-    with pytest.raises(ParityError, match="output 'logits' of the quantized model is too far") as caught:
+    with pytest.raises(ParityError, match="the scores of the quantized model are too far") as caught:
         workbench().run("quantize", "strict", model=float_onnx().id, calibration="digits.support", min_sqnr_db=150.0)
     assert caught.value.exit_code == 1
     assert "dB" in caught.value.got

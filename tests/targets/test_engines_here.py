@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,19 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.profiling import MeasurePlan, conditions, loop
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import SessionOptions, random_images
-from edgevit.targets import base, target_for, target_info, visits
+from edgevit.runtimes.onnxruntime.cuda_provider import has_cuda_provider
+from edgevit.runtimes.onnxruntime.cuda_session import cuda_opener
+from edgevit.targets import base, probing, target_for, target_info, visits
+from edgevit.targets.boards import PROBED_COMMANDS
+from edgevit.targets.boards.request import NVIDIA_SMI
 from edgevit.targets.connection import connected
 from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import NamedTarget
+from tests.runtimes.cuda_library import install_cuda_library
 from tests.small_models import checkpoint, engine, float_onnx, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
-from tests.targets.ssh_host import is_gone
+from tests.targets.ssh_host import is_gone, number_in
 from tests.targets.standin import BuiltStandin, Standin, build
 from tests.targets.standin.trtexec.settings import TrtexecSettings
 
@@ -67,7 +74,24 @@ stages:
   - {stage: profile, id: latency, model: engine, target: local-gpu, duration_s: 0.1}
   - {stage: report, id: report, of: [here, accuracy, latency]}
 """
+PLAN = MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12)
+# A client whose job tells its own process and sleeps.
+CLIENT = """\
+import sys
+from pathlib import Path
+from edgevit.targets.connection import connected
+from edgevit.targets.jobs import Job, run_job
+from edgevit.targets.named import NamedTarget
+program = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(120)"
+job = Job({}, (sys.executable, "-c", program, sys.argv[1]), {}, 120, is_repeatable=False)
+with connected(NamedTarget("local-gpu"), print) as connection, connection.locked():
+    run_job(connection, job, Path(sys.argv[2]))
+"""
 Play = Callable[[Standin], BuiltStandin]
+
+
+without_cuda = pytest.mark.skipif(has_cuda_provider(), reason="needs an ONNX Runtime without CUDA")
+has_no_module = pytest.mark.skipif(find_spec("tensorrt") is not None, reason="needs a Python without tensorrt")
 
 
 @pytest.fixture
@@ -80,7 +104,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
         shutil.rmtree(tmp_path / "standin", ignore_errors=True)
         built = build(standin, tmp_path / "standin")
         monkeypatch.setenv("EDGEVIT_ROOT", str(built.root))
-        monkeypatch.setenv("PATH", f"{built.path}:/usr/bin:/bin")
+        monkeypatch.setenv("PATH", str(built.path))
         visits.forget()
         conditions.gpus.cache_clear()
         return built
@@ -131,9 +155,15 @@ def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch:
         got = there.infer({"image": images})["logits"]
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
-    raced = target.race(built, built, SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12))
+    raced = target.race(built, built, SessionOptions(), PLAN)
     assert raced.is_replayed
     assert raced.ratio == pytest.approx(1, rel=1e-3)
+    play(PC).vary("int8-is-fast")
+    in_float = compiled("float-here", model=float_onnx().id, max_batch=8)
+    slower = target.race(in_float, built, SessionOptions(), PLAN)
+    assert np.median(slower.a.samples_ms) / np.median(slower.b.samples_ms) == pytest.approx(2, rel=1e-3)
+    assert slower.ratio == pytest.approx(2, rel=1e-3)
+    assert target.race(built, in_float, SessionOptions(), PLAN).ratio == pytest.approx(1 / 2, rel=1e-3)
     with pytest.raises(TargetError, match="in turns with another engine only"):
         target.race(built, checkpoint(), SessionOptions(), base.CHOICE)
     # The GPU is replaced.
@@ -167,6 +197,7 @@ def test_forms_are_built_and_raced_on_the_gpu(play: Play, monkeypatch: pytest.Mo
     assert (targets["local-cpu"]["runtime"], targets["local-gpu"]["runtime"]) == ("onnxruntime", "tensorrt")
 
 
+@has_no_module
 @pytest.mark.parametrize(
     ("lacks", "says", "next_step"),
     [
@@ -184,32 +215,89 @@ def test_what_this_machine_lacks_is_said(lacks: tuple[str, ...], says: str, next
         compiled("engine-of-nothing")
 
 
+def findings_here() -> tuple[int, dict[str, dict[str, str]]]:
+    """The exit status and the findings of `devices check local-gpu`, by name."""
+    checked = CliRunner().invoke(app, ["devices", "check", "local-gpu", "--json"])
+    return checked.exit_code, {finding["name"]: finding for finding in json.loads(checked.stdout)["findings"]}
+
+
+@has_no_module
 @pytest.mark.parametrize(("standin", "state"), [(PC, "ok"), (replace(PC, answers=WITHOUT_TRTEXEC), "absent")])
 def test_what_is_here_for_engines_is_looked_at(standin: Standin, state: str, play: Play) -> None:
     play(standin)
-    checked = CliRunner().invoke(app, ["devices", "check", "local-gpu", "--json"])
-    states = {finding["name"]: finding["state"] for finding in json.loads(checked.stdout)["findings"]}
-    assert (states["gpu"], states["tensorrt"], states["trtexec"]) == ("ok", state, state)
-    assert checked.exit_code == 0
+    status, findings = findings_here()
+    assert [findings[name]["state"] for name in ("gpu", "tensorrt", "trtexec")] == ["ok", state, state]
+    assert status == 0
+    if state == "absent":
+        with pytest.raises(TargetError) as caught:
+            target_info("local-gpu", "tensorrt", Context())
+        assert findings["tensorrt"]["mend"] == caught.value.next
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs an ONNX Runtime without CUDA"
-)
+@without_cuda
+def test_what_is_here_for_onnx_files_is_looked_at(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(PC)
+    _, findings = findings_here()
+    assert findings["cuda provider"]["state"] == "absent"
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in findings["cuda provider"]["mend"]
+    install_cuda_library(tmp_path / "site", monkeypatch)
+    assert findings_here()[1]["cuda provider"]["state"] == "ok"
+
+
+def test_an_nvidia_smi_that_hangs_is_no_missing_gpu(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = play(PC)
+    (built.path / "nvidia-smi").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    quick = [replace(command, timeout_s=0.3) if command is NVIDIA_SMI else command for command in PROBED_COMMANDS]
+    monkeypatch.setattr(visits, "WITHOUT_TELEMETRY", quick)
+    with pytest.raises(TargetError, match="nvidia-smi does not answer in time"):
+        target_info("local-gpu", "tensorrt", Context())
+    monkeypatch.setattr(probing.probed, "__defaults__", (quick,))
+    status, findings = findings_here()
+    assert (status, findings["gpu"]["state"]) == (1, "broken")
+    assert "does not answer" in findings["gpu"]["found"]
+
+
+def test_gpus_of_several_kinds_build_no_engine(play: Play) -> None:
+    play(replace(PC, answers={**ANSWERS, "nvidia-smi": "NVIDIA L4, 570.86.15, 8.9\nNVIDIA T4, 570.86.15, 7.5\n"}))
+    with pytest.raises(TargetError, match="GPUs are of several kinds"):
+        target_info("local-gpu", "tensorrt", Context())
+    assert findings_here()[1]["gpu"]["state"] == "broken"
+
+
+STAGES_ON_GPU = {
+    "profile": "{stage: profile, id: there, model: onnx, target: local-gpu}",
+    "quantize": "{stage: quantize, id: there, model: onnx, calibration: digits.train, target: local-gpu}",
+    "prune": "{stage: prune, id: there, model: student, keep_latency: 0.7, data: digits.train, target: local-gpu}",
+}
+
+
+@without_cuda
+@pytest.mark.parametrize("stage", STAGES_ON_GPU)
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_a_missing_cuda_provider_is_said_before_a_recipe_runs(
+    stage: str, options: list[str], play: Play, tmp_path: Path
+) -> None:
+    play(PC)
+    recipe = RECIPE[: RECIPE.index("  - {stage: quantize")] + f"  - {STAGES_ON_GPU[stage]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    ended = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), *options])
+    assert isinstance(ended.exception, MissingDependency)
+    assert "has no CUDA provider" in ended.exception.what
+    assert not list((tmp_path / "runs").glob("*/student"))
+
+
+@without_cuda
 def test_an_onnxruntime_without_cuda_is_named(play: Play) -> None:
     play(PC)
     target = target_for("local-gpu", Context())
-    assert target.describe("onnxruntime").hardware["gpu"]["model"] == "NVIDIA L4"
     with pytest.raises(MissingDependency, match="has no CUDA provider") as caught:
         target.open(float_onnx(), SessionOptions()).__enter__()
-    assert "CPUExecutionProvider" in str(caught.value.got)
-    assert "pip install onnxruntime-gpu" in str(caught.value.next)
+    assert caught.value.got == f"onnxruntime {onnxruntime.__version__}"
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(caught.value.next)
     with pytest.raises(MissingDependency, match="has no CUDA provider"):
         target.race(float_onnx(), float_onnx(), SessionOptions(), base.CHOICE)
     with pytest.raises(ArtifactError, match="was compiled for a CPU"):
-        target.open(engine(), SessionOptions()).__enter__()
-    with pytest.raises(TargetError, match="compiles a model for a GPU each time"):
-        compiled("graph-for-a-gpu", runtime="onnxruntime", model=float_onnx().id)
+        cuda_opener(engine(), SessionOptions())
 
 
 def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +306,7 @@ def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkey
     python = tmp_path / "a python"
     python.symlink_to(sys.executable)
     command = ["devices", "add", "pc", "local", "--python", f"'{python}' -B", "--tensorrt", "trtexec", "--runtime"]
-    named = CliRunner().invoke(app, [*command, "tensorrt", "--work-folder", str(tmp_path / "work"), "--project"])
+    named = CliRunner().invoke(app, [*command, "tensorrt", "--work-folder", str(tmp_path / "work")])
     assert named.exit_code == 0, named.output
     checked = json.loads(CliRunner().invoke(app, ["devices", "check", "pc", "--json"]).stdout)
     assert checked["facts"]["gpus"] == ["NVIDIA L4"]
@@ -236,7 +324,9 @@ def test_a_name_for_this_machine_has_settings(play: Play, tmp_path: Path, monkey
 @pytest.mark.parametrize("python", ["/nowhere/python3", "~/nowhere/python3", "/etc/hostname"])
 def test_a_python_that_is_not_there_is_said(python: str, play: Play, tmp_path: Path) -> None:
     play(PC)
-    (tmp_path / "targets.yaml").write_text(f"pc: {{host: local, python: {python}}}\n")
+    file = tmp_path / "config" / "edgevit" / "targets.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"pc: {{host: local, python: {python}}}\n")
     with pytest.raises(TargetError, match="there is no Python at this command") as caught:
         target_info("pc", "tensorrt", Context(folder=tmp_path))
     assert python in str(caught.value.got)
@@ -252,7 +342,23 @@ def test_an_agent_that_is_killed_is_started_again(play: Play, tmp_path: Path) ->
         second = int(run_job(connection, job, tmp_path / "out").stdout)
     assert first != second
     assert is_gone(second)  # it ends with the connection
-    assert said == ["the line to local-gpu dropped; connecting again"]
+    assert said == ["the agent of local-gpu has ended; starting it again"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_job_on_this_machine_ends_with_its_client(number: signal.Signals, play: Play, tmp_path: Path) -> None:
+    play(PC)
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, tmp_path / "job", tmp_path / "out"], stderr=subprocess.PIPE
+    )
+    job = number_in(tmp_path / "job")
+    client.send_signal(number)
+    client.communicate(timeout=30)
+    assert is_gone(job)
+    said: list[str] = []
+    with connected(NamedTarget("local-gpu"), said.append) as connection, connection.locked():
+        pass
+    assert said == []  # the lock is free: nobody is waited for
 
 
 @pytest.mark.slow

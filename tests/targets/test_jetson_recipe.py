@@ -67,6 +67,7 @@ def test_it_runs_to_the_end_on_a_stand_in_for_a_board(board: Board) -> None:
     int8, engine, here, there, latency = metrics_of("int8 engine accuracy/file accuracy/board latency/board")
     assert int8["forms"][0]["form"] == int8["form"] == "float16"  # replayed times decide nothing
     assert int8["forms"][1]["speedup"] > 1
+    assert all(form["top1_drop"]["limit"] == 0.02 for form in int8["forms"] if "failed" not in form)
     assert engine["runtime"] == there["runtime"] == "tensorrt"
     assert {row["got"] for row in engine["products"]} == {"half"}
     assert there["top1"]["value"] == pytest.approx(here["top1"]["value"], abs=2 / there["top1"]["n"])

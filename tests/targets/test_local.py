@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +14,7 @@ from edgevit.graphs.files import artifact_from_onnx, onnx_file
 from edgevit.profiling import MeasurePlan, conditions, loop
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets import local, target_for, target_info
+from tests.runtimes.cuda_library import install_cuda_library
 from tests.small_models import checkpoint, float_onnx
 
 
@@ -45,13 +48,33 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
         pass
 
 
-def test_a_gpu_is_described(monkeypatch):
+def test_a_gpu_is_described(monkeypatch, tmp_path):
     gpu = {"model": "NVIDIA H200", "driver": "570.1", "compute_capability": "9.0"}
-    monkeypatch.setattr(local, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(local, "gpus", lambda: (gpu, gpu))
+    install_cuda_library(tmp_path, monkeypatch)
     for runtime in ("torch", "onnxruntime"):
         assert target_info("local-gpu", runtime, Context())["hardware"]["gpu"] == gpu
     with pytest.raises(TargetError, match="openvino does not run on local-gpu"):
         target_info("local-gpu", "openvino", Context())
+
+
+def test_gpus_of_several_kinds_are_refused(monkeypatch):
+    gpu = {"model": "NVIDIA H200", "driver": "570.1", "compute_capability": "9.0"}
+    monkeypatch.setattr(local, "gpus", lambda: (gpu, {**gpu, "model": "NVIDIA T400"}))
+    with pytest.raises(TargetError, match="GPUs are of several kinds") as caught:
+        target_info("local-gpu", "torch", Context())
+    assert caught.value.got == "NVIDIA H200, NVIDIA T400"
+
+
+def test_what_stays_on_the_cpu_is_said_once():
+    said: list[str] = []
+    counted = SimpleNamespace(other_than_shapes={"NonZero": 2, "Loop": 1})
+    load = local._saying_what_stays_on_cpu(float_onnx(), lambda: cast(Any, counted), said.append)
+    assert load() is load()
+    assert said == [f"note: {float_onnx().id}: ONNX Runtime leaves operators to the CPU: 2 × NonZero, 1 × Loop"]
+    counted.other_than_shapes = {}
+    local._saying_what_stays_on_cpu(float_onnx(), lambda: cast(Any, counted), said.append)()
+    assert len(said) == 1
 
 
 def test_unknown_names_get_the_nearest():

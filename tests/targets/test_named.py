@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from edgevit.cli import app
 from edgevit.configs import MachineTarget
 from edgevit.errors import RecipeError, TargetError
 from edgevit.targets.named import (
@@ -206,3 +208,33 @@ def test_what_is_no_group_is_refused(text: str, message: str) -> None:
     write(project_file(), f"orin: {{host: ssh://orin}}\n{text}\n")
     with pytest.raises(RecipeError, match=f"(?i){message}"):
         each_target(["orin"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("python", "/bin/sh -c 'touch ran'"), ("work_folder", "/tmp/of-a-stranger")]
+)
+def test_a_projects_file_does_not_choose_what_runs_here(
+    key: str, value: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, home = folders / "project", folders / "config" / "edgevit" / "targets.yaml"
+    write(project / "targets.yaml", f'pc: {{host: local, {key}: "{value}"}}\n')
+    assert isinstance(CliRunner().invoke(app, ["devices", "check", "pc"]).exception, RecipeError)
+    assert not (project / "ran").exists()
+    with pytest.raises(RecipeError, match=f"'{key}' of target 'pc'") as caught:
+        named_target("pc")
+    assert (str(caught.value.where), value in str(caught.value.got)) == (f"{project / 'targets.yaml'}:1", True)
+    assert str(home) in str(caught.value.expected)
+    home.parent.mkdir(parents=True)
+    (project / "targets.yaml").rename(home)
+    assert getattr(named_target("pc").machine, key) == value
+    monkeypatch.chdir(home.parent)  # now the user's file is that of the current folder, too
+    assert getattr(named_target("pc").machine, key) == value
+
+
+def test_a_target_of_this_machine_is_not_written_into_a_projects_file(folders: Path) -> None:
+    add = ["devices", "add", "pc", "local", "--project"]
+    refused = CliRunner().invoke(app, [*add, "--python", "python3.12"])
+    assert isinstance(refused.exception, RecipeError)
+    assert not (folders / "project" / "targets.yaml").exists()
+    assert CliRunner().invoke(app, [*add, "--tensorrt", "trtexec"]).exit_code == 0
+    assert named_target("pc").machine.is_here

@@ -101,7 +101,8 @@ def quantization_gate(result: Json) -> Iterator[Table]:
             (title, *(str(judged[gate][count]) for count in ("right", "passes_too_lossy", "refuses_good")))
             for gate, title in gates.items()
         ),
-        f"Of {result['summary']['forms']} forms, {result['summary']['too_lossy']} lose more than one point.",
+        f"{result['summary']['forms']} forms, of which {result['summary']['too_lossy']} lose more than one point. "
+        f"{result['summary']['unclear']} further forms, whose interval of the true loss holds one point, are left out.",
     )
 
 

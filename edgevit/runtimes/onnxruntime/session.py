@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ ERROR_ORIGIN = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?"
     r"(\S+\.(cc|h):\d+ .*?\)( const)?( \[with .*?\])? )?"
 )
+NO_SPINNING = {"session.intra_op.allow_spinning": "0"}
 NEWEST_IR = re.compile(r"max supported IR version: (\d+)")
+
+Provider = str | tuple[str, dict[str, str]]  # a name, perhaps with options
 
 
 class OnnxruntimeSession(HostSession):
@@ -57,31 +60,39 @@ def run_session(
 
 
 def inference_session(
-    path: Path, options: RuntimeOptions, threads: int, optimized_path: Path | None = None, spins: bool = True
+    path: Path,
+    options: RuntimeOptions,
+    threads: int,
+    optimized_path: Path | None = None,
+    spins: bool = True,
+    providers: Sequence[Provider] = (PROVIDER,),
+    entries: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's own session on the CPU, with no other provider.
+    """ONNX Runtime's own session, on the CPU alone unless other providers are named.
 
     Args:
         optimized_path: file for the optimized graph.
         spins: waiting threads keep their cores busy. False if other work alternates with the session's.
+        providers: names, some with options. ONNX Runtime leaves out a provider that cannot be loaded: the caller looks.
+        entries: further session options by key.
     """
     recorded = json_of_options(options)
     session_options = onnxruntime_options(recorded, threads)
-    if not spins:
-        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in {**({} if spins else NO_SPINNING), **(entries or {})}.items():
+        session_options.add_session_config_entry(key, value)
     if optimized_path is not None:
         session_options.optimized_model_filepath = str(optimized_path)
     disabled = recorded.get("disabled_optimizers")
     try:
         with errors_explained("ONNX Runtime cannot load it", path):
             session = onnxruntime.InferenceSession(
-                path, session_options, providers=[PROVIDER], disabled_optimizers=disabled
+                path, session_options, providers=list(providers), disabled_optimizers=disabled, enable_fallback=0
             )
     except ArtifactError:
         if optimized_path is not None:  # ONNX Runtime does not report a full disk
             check_room(optimized_path, path.stat().st_size)
         raise
-    if session.get_providers() != [PROVIDER]:
+    if tuple(providers) == (PROVIDER,) and session.get_providers() != [PROVIDER]:
         raise TargetError("ONNX Runtime chose other providers", got=session.get_providers(), expected=PROVIDER)
     return session
 

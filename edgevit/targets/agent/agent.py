@@ -10,8 +10,9 @@ JSON object a line:
 
 The agent ends when its input ends, when it is sent SIGTERM or SIGHUP, and after some time without a request. It stops
 every process that it started. Only a job may end first after the input has ended, since the line may have dropped: the
-agent waits for it `ORPHAN_S` seconds, and longer as long as another agent asks for the job. It writes below the work
-folder, and the lock file of the machine, alone.
+agent waits for it `ORPHAN_S` seconds, and longer as long as another agent asks for the job. `hello` may name another
+number: 0 for an agent on the client's machine, where no line drops. The agent writes below the work folder, and the
+lock file of the machine, alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from edgevit.targets.agent.protocol import (
     VERSION,
     Json,
     RequestError,
+    number_in,
     request_from,
     text_in,
 )
@@ -58,6 +60,7 @@ class Agent:
         self._changed = threading.Condition()  # a request has come, or a job has ended
         self._commands = Processes()
         self._lock = MachineLock()
+        self._orphan_s = ORPHAN_S
         self._work_folder: str | None = None
         self._jobs: Jobs | None = None
 
@@ -100,7 +103,7 @@ class Agent:
         """End without a client. Jobs may end first: the client may come again and fetch their results."""
         self._commands.stop_all()
         if self._jobs is not None:
-            self._jobs.wait_for_all(ORPHAN_S)
+            self._jobs.wait_for_all(self._orphan_s)
         self.end()
 
     def _read(self) -> NoReturn:
@@ -143,6 +146,8 @@ class Agent:
         folder = work_folder_from(text_in(request, "work_folder"))
         if self._work_folder is not None:
             raise RequestError("bad_request", "there was a hello before")
+        if "orphan_s" in request:
+            self._orphan_s = number_in(request, "orphan_s", ORPHAN_S)
         self._work_folder = folder
         self._jobs = Jobs(folder, self._changed, lambda: not self.requests.empty())
         return {"version": VERSION, "python": platform.python_version(), "work_folder": folder}

@@ -129,6 +129,11 @@ class HostFacts:
         return self.kind == "jetson" or bool(self.gpus)
 
     @property
+    def is_nvidia_smi_silent(self) -> bool:
+        """Whether nvidia-smi has not answered in time, so that the GPUs are not known."""
+        return NVIDIA_SMI.arguments[0] in self.silent
+
+    @property
     def are_clocks_steady(self) -> bool:
         """Whether the clocks are locked; on a machine that is no Jetson, the governor `performance` does."""
         return bool(self.clocks_locked) or (self.kind == "linux" and self.cpu_governors == ("performance",))

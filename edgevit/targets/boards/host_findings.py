@@ -225,6 +225,8 @@ def _onnxruntime(facts: HostFacts) -> Finding:
 def _gpus(facts: HostFacts) -> Finding:
     if facts.gpus:
         return Finding("gpu", "ok", ", ".join(facts.gpus))
+    if facts.is_nvidia_smi_silent:
+        return Finding("gpu", "warning", "nvidia-smi does not answer in time", "run nvidia-smi by hand there")
     return Finding("gpu", "absent", "nvidia-smi names none")
 
 

@@ -150,11 +150,12 @@ _OLDEST_WITH_FP8 = (8, 9)  # compute capability of Ada
 
 
 def has_fp8(module: str | None, gpus: Iterable[str]) -> bool:
-    """Whether the tensor cores of a board have FP8, or those of a GPU that nvidia-smi names. False if unknown."""
+    """Whether the tensor cores of a board have FP8, or those of each GPU that nvidia-smi names. False if unknown."""
     board = _BY_MODULE.get(module or "")
     if board is not None:
         return version_of_compute(SOCS[board.soc]) >= _OLDEST_WITH_FP8
-    return any(_WITH_FP8.search(name) for name in gpus)
+    names = list(gpus)
+    return bool(names) and all(_WITH_FP8.search(name) for name in names)
 
 
 def lacks_fp8(module: str | None) -> bool:

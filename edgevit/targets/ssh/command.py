@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgevit.configs.targets import MachineTarget
+from edgevit.targets.target_python import python_words
 
 CONNECT_S = 10
 # Nothing is asked, since no terminal answers; a dead line is noticed within 45 seconds. Host keys are checked as the
@@ -59,16 +60,6 @@ def ssh_command(target: MachineTarget, socket: Path, remote: str) -> list[str]:
     """The arguments of `ssh` that run a command of a POSIX shell there."""
     sharing = {"ControlMaster": "auto", "ControlPath": str(socket), "ControlPersist": "no"}
     return [*_program({**OPTIONS, **sharing}), *_destination(target), remote]
-
-
-def python_words(python: str) -> tuple[str, ...]:
-    """The words of a command that starts Python there. ~/ at the beginning of a word is the home folder there.
-
-    A relative path of the program begins in the home folder too, wherever the program is started.
-    """
-    program, *rest = shlex.split(python)
-    is_relative = "/" in program and not program.startswith(("/", "~/"))
-    return f"~/{program}" if is_relative else program, *rest
 
 
 def python_command(python: str, program: str) -> str:

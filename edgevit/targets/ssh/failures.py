@@ -10,10 +10,10 @@ from pathlib import Path
 from edgevit.configs.targets import MachineTarget
 from edgevit.errors import ConnectionLost, TargetError, shortened
 from edgevit.targets.ssh.command import own_command, resolved_config
+from edgevit.targets.target_python import LONGEST_LINE, last_line, no_python, python_has_ended
 
 SSH_FAILED = 255  # ssh's own exit status; other numbers are those of the remote command
 NOT_FOUND = (126, 127)  # of a shell
-LONGEST_LINE = 200
 
 _CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", re.IGNORECASE)
 _OFFENDING = re.compile(r"^Offending \S+ key in (.+):(\d+)\s*$", re.MULTILINE)
@@ -30,40 +30,20 @@ def failure(name: str, target: MachineTarget, status: int, stderr: str) -> Targe
         return ConnectionLost(
             "the SSH connection failed",
             where=name,
-            got=_last_line(stderr) or "ssh says nothing: the program there may have been killed",
+            got=last_line(stderr) or "ssh says nothing: the program there may have been killed",
             next=f"try {own_command('ssh', target)}",
         )
     if status in NOT_FOUND or "command not found" in stderr.lower():
-        return no_python(name, target, _last_line(stderr) or f"exit status {status}")
+        return no_python(name, target, last_line(stderr) or f"exit status {status}")
     if re.search(_NO_LOGIN, stderr, re.IGNORECASE):
         return TargetError(
             "this account may not run commands on the target",
             where=name,
-            got=_last_line(stderr),
+            got=last_line(stderr),
             next="give the address of an account with a login shell: ssh://user@host",
         )
     by_hand = f"{own_command('ssh', target)} {shlex.quote(f'{target.python} --version')}"
     return python_has_ended(name, status, stderr, by_hand)
-
-
-def no_python(name: str, target: MachineTarget, got: str) -> TargetError:
-    """The error for a machine where the command of its Python starts nothing."""
-    return TargetError(
-        "there is no Python at this command",
-        where=name,
-        got=f"{target.python}: {got}",
-        next="install Python 3.8 or later there, or name its command with --python (python: in targets.yaml)",
-    )
-
-
-def python_has_ended(name: str, status: int, stderr: str, by_hand: str) -> TargetError:
-    """The error for a Python that has ended.
-
-    Args:
-        by_hand: the command that starts it, for a user who wants to see what it says.
-    """
-    got = _last_line(stderr) or f"exit status {status}"
-    return TargetError("the target's Python has ended", where=name, got=got, next=f"try {by_hand}")
 
 
 def _unknown_name(name: str, target: MachineTarget, stderr: str) -> TargetError:
@@ -76,14 +56,14 @@ def _refused(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return ConnectionLost(
         "the host is there, but no SSH server answers",
         where=name,
-        got=_last_line(stderr),
+        got=last_line(stderr),
         next="start the SSH server there, or correct the port: ssh://user@host:PORT",
     )
 
 
 def _unreachable(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return ConnectionLost(
-        "the host cannot be reached", where=name, got=_last_line(stderr), next="see whether it is on and in the network"
+        "the host cannot be reached", where=name, got=last_line(stderr), next="see whether it is on and in the network"
     )
 
 
@@ -126,7 +106,7 @@ def _unknown_key(name: str, target: MachineTarget, stderr: str) -> TargetError:
     return TargetError(
         "the host's key is not known yet",
         where=name,
-        got=_last_line(stderr),
+        got=last_line(stderr),
         next=f"{own_command('ssh', target)} once, and compare the fingerprint that it shows with the host's own",
     )
 
@@ -139,10 +119,6 @@ def _wrong_config(name: str, target: MachineTarget, stderr: str) -> TargetError:
 
 def _first_line(text: str) -> str:
     return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), LONGEST_LINE)
-
-
-def _last_line(text: str) -> str:
-    return shortened(next((line.strip() for line in reversed(text.splitlines()) if line.strip()), ""), LONGEST_LINE)
 
 
 # What ssh prints → the error. The first that fits counts.

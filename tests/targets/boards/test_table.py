@@ -24,7 +24,8 @@ def test_of_jetsons_a_thor_alone_has_fp8(board: Board) -> None:
 )  # fmt: skip
 def test_gpus_from_ada_on_have_fp8(name: str) -> None:
     """From NVIDIA's list of GPUs by compute capability: 8.9 and later."""
-    assert has_fp8(None, ("NVIDIA T400", name))
+    assert has_fp8(None, (name, name))
+    assert not has_fp8(None, (name, "NVIDIA T400"))
 
 
 @pytest.mark.parametrize(
