@@ -12,7 +12,7 @@ from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.tensors import inputs_of
 from edgevit.latency_model.boards import board_rates, name_in_mode
-from edgevit.latency_model.estimate import Estimate, estimate_of
+from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
 from edgevit.latency_model.kernels import kernels_of
 
 
@@ -64,7 +64,7 @@ def estimated_latency(
 def _precision(graph: Graph, asked: str | None, where: str) -> str:
     """The precision to predict. Raises RecipeError if the file's Q/DQ pairs say otherwise."""
     own = graph.quantized_precision
-    if own is not None and asked not in (None, own):
+    if own is not None and asked is not None and full_precision(asked) != own:
         what = "the file's Q/DQ pairs ask for another precision"
         raise RecipeError(what, where=where, got=asked, expected=own, next="give the float file")
     return asked or own or "float16"

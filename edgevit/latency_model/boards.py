@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from edgevit.errors import RecipeError, TargetError, did_you_mean
 from edgevit.latency_model.roofline import BoardRates
@@ -21,7 +22,8 @@ def board_rates(name: str, where: object = None) -> BoardRates:
         TargetError: no figures of the board are verified.
     """
     if name not in BOARD_NAMES:
-        expected, near = ", ".join(BOARD_NAMES), did_you_mean(name, BOARD_NAMES)
+        begun = [known for known in BOARD_NAMES if _plain(known).startswith(_plain(name))]
+        expected, near = ", ".join(begun or BOARD_NAMES), did_you_mean(name, BOARD_NAMES)
         raise RecipeError("there is no such board", where=where, got=name, expected=expected, next=near)
     board, peaks, _ = board_named(name)
     if peaks is None or peaks.fp16_tflops is None:
@@ -46,12 +48,23 @@ def _family(board: Board) -> str:
     return next(other.name for other in BOARDS if (other.soc, other.cuda_cores, other.peaks) == gpu)
 
 
+def _plain(name: str) -> str:
+    """The letters and digits of a board's name: Jetson Orin Nano 8GB and orin-nano-8gb are one."""
+    return re.sub("[^a-z0-9]", "", name.lower()).removeprefix("jetson")
+
+
 def name_in_mode(name: str, power_mode: str | None, where: object = None) -> str:
     """The name of a board in a power mode: orin-nano-8gb in MAXN_SUPER is orin-nano-8gb-super.
+
+    Args:
+        name: a name of `BOARD_NAMES`, or the board's name as NVIDIA writes it. An unknown name is given back.
 
     Raises:
         RecipeError: the clocks of the mode are not known.
     """
+    names = {_plain(title): known for known, (title, _) in reversed(BOARD_NAMES.items())}
+    names.update({_plain(known): known for known in BOARD_NAMES})
+    name = names.get(_plain(name), name)
     if power_mode is None or name not in BOARD_NAMES:
         return name
     title = BOARD_NAMES[name][0]

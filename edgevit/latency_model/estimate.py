@@ -182,8 +182,13 @@ def _check_int8_of_attention(plan: KernelPlan, precision: Precision, where: str)
         raise TargetError(what, where=where, got=precision, next="estimate the float file, and measure INT8")
 
 
+def full_precision(name: str) -> str:
+    """The full name of a precision: FP16 is float16. An unknown name is given back in lower case."""
+    return {"fp32": "float32", "fp16": "float16"}.get(name.lower(), name.lower())
+
+
 def _checked_precision(precision: str, rates: BoardRates, where: str) -> Precision:
-    known = next((one for one in PRECISIONS if one == precision), None)
+    known = next((one for one in PRECISIONS if one == full_precision(precision)), None)
     if known is None:
         what = "no latency is predicted in this precision: none is published"
         raise RecipeError(what, where=where, got=precision, expected=", ".join(PRECISIONS))

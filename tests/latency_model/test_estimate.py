@@ -173,6 +173,8 @@ def test_a_board_without_published_latencies_has_a_wider_interval_and_a_newer_gp
 
 REFUSED: tuple[tuple[dict[str, str], type[EdgevitError], str], ...] = (
     ({"board": "orin-nano-8"}, RecipeError, "Did you mean 'orin-nano-8gb'?"),
+    ({"board": "agx-orin"}, RecipeError, "expected: agx-orin-32gb, agx-orin-64gb, agx-orin-devkit-32gb"),
+    ({"board": ""}, RecipeError, "nano, tx2"),
     ({"board": "thor-t4000"}, TargetError, "not verified"),
     ({"board": "orin-nx-8gb"}, TargetError, "not verified"),
     ({"board": "nano", "precision": "int8"}, TargetError, "does not run INT8"),
@@ -195,6 +197,12 @@ def test_what_cannot_be_predicted_is_refused(options: dict[str, str], error: typ
     with pytest.raises(error) as raised:
         estimate_of(plan_of("resnet18@224/1000"), **named)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(("board", "precision"), [("Jetson Orin Nano 8GB", "FP16"), ("ORIN_NANO_8GB", "Float16")])
+def test_names_as_nvidia_writes_them(board: str, precision: str) -> None:
+    plan = plan_of("resnet18@224/1000")
+    assert estimate_of(plan, board, precision) == estimate_of(plan, BOARD, "float16")
 
 
 def test_a_power_mode_is_a_board_of_its_own() -> None:
