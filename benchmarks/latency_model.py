@@ -1,6 +1,6 @@
 """The calibration of `edgevit estimate`: the set, the fit, and the errors of rows that were held out.
 
-    python -m benchmarks.latency_model table LATENCIES.csv    rewrites edgevit/latency_model/published*.csv
+    python -m benchmarks.latency_model table LATENCIES.csv    rewrites benchmarks/published_latencies
     python -m benchmarks.latency_model                        fits, writes constants.json, publishes the errors
 
 LATENCIES.csv has the columns device, model, task, resolution, batch, precision, runtime, latency_ms and source.
@@ -32,11 +32,7 @@ from scipy.stats import spearmanr
 
 import edgevit.latency_model
 from benchmarks.common import publish
-from edgevit.checking.shapes import for_one_image
-from edgevit.graphs.graph import Graph
-from edgevit.latency_model.boards import board_rates
-from edgevit.latency_model.calibration import (
-    FITTED,
+from benchmarks.latency_calibration import (
     KERNELS,
     PUBLISHED,
     USUAL,
@@ -50,10 +46,13 @@ from edgevit.latency_model.calibration import (
     published_kernels,
     published_rows,
 )
+from edgevit.checking.shapes import for_one_image
+from edgevit.graphs.graph import Graph
+from edgevit.latency_model.boards import board_rates
 from edgevit.latency_model.kernels import Kernel, kernels_of
 from edgevit.latency_model.roofline import work_of
 
-ROOM = Path(edgevit.latency_model.__file__).parent
+FITTED = Path(edgevit.latency_model.__file__).parent / "constants.json"
 BOARDS = {
     "Jetson Nano": "nano", "Jetson Nano 4GB": "nano", "Jetson TX2": "tx2", "Jetson Xavier NX": "xavier-nx",
     "Jetson AGX Xavier": "agx-xavier", "Jetson Orin Nano 8GB": "orin-nano-8gb",
@@ -109,16 +108,16 @@ def main() -> None:
 
 
 def write_tables(latencies: Sequence[dict[str, str]]) -> None:
-    """Write published.csv and published_kernels.csv from the classification rows of published latencies."""
+    """Write published.csv and kernels.csv from the classification rows of published latencies."""
     rows = [_row(row) for row in latencies if row["task"] in ("classification", "vit")]
-    networks = published_kernels() if (ROOM / KERNELS).is_file() else {}
+    networks = published_kernels() if KERNELS.is_file() else {}
     for row in rows:
         if not row["rejected"] and row["network"] not in networks:
             networks[row["network"]] = kernels_of_network(row["library"], row["network"])
             _write_kernels(networks)
     for row in rows:
         row["rejected"] = row["rejected"] or _below_the_roofline(row, networks[row["network"]])
-    with (ROOM / PUBLISHED).open("w", encoding="utf-8", newline="") as file:
+    with PUBLISHED.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -156,7 +155,7 @@ def fit_and_publish() -> None:
         "known": _known_boards(rows), "intervals": _intervals(held_out),
     }  # fmt: skip
     rounded = json.loads(json.dumps(stored), parse_float=lambda text: float(f"{float(text):.4g}"))
-    (ROOM / FITTED).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    FITTED.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     publish("latency_model", {
         "rows": len(rows), "networks": len({row.network for row in rows}),
         "architectures": len({row.architecture for row in rows}),
@@ -217,7 +216,7 @@ def _below_the_roofline(row: dict[str, Any], kernels: list[Kernel]) -> str:
 
 def _write_kernels(networks: dict[str, list[Kernel]]) -> None:
     names = [field.name for field in fields(Kernel) if field.name != "is_int8"]
-    with (ROOM / KERNELS).open("w", encoding="utf-8", newline="") as file:
+    with KERNELS.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["network", "count", *names])
         for network, kernels in sorted(networks.items()):
@@ -226,7 +225,7 @@ def _write_kernels(networks: dict[str, list[Kernel]]) -> None:
 
 
 def _rejected() -> dict[str, int]:
-    with (ROOM / PUBLISHED).open(encoding="utf-8") as file:
+    with PUBLISHED.open(encoding="utf-8") as file:
         return dict(Counter(row["rejected"] for row in csv.DictReader(file) if row["rejected"]))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgevit.errors import ArtifactError, RecipeError, TargetError
 from edgevit.graphs.graph import OPERANDS, UNCOUNTED
 from edgevit.latency_model.boards import board_rates, check_tensorrt, name_in_mode, power_mode_of
-from edgevit.latency_model.calibration import fitted
+from edgevit.latency_model.constants import fitted
 from edgevit.latency_model.kernels import KernelPlan
 from edgevit.latency_model.roofline import PRECISIONS, BoardRates, Precision, times_of, work_of
 

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from importlib.resources import files
 
 import numpy as np
 import pytest
 
 from benchmarks.common import RESULTS
-from docs.generate.records import read_result
-from edgevit.latency_model.boards import board_rates
-from edgevit.latency_model.calibration import (
-    FITTED,
+from benchmarks.latency_calibration import (
+    PUBLISHED,
     USUAL,
     Calibration,
     Fit,
     Published,
     digest_of_set,
-    fitted,
     published_kernels,
     published_rows,
 )
+from docs.generate.records import read_result
+from edgevit.latency_model.boards import board_rates
+from edgevit.latency_model.constants import fitted
 from edgevit.latency_model.kernels import Kernel
 from edgevit.latency_model.roofline import Precision, times_of, work_of
 
-ROOM = files("edgevit.latency_model")
-ROWS = list(csv.DictReader(ROOM.joinpath("published.csv").read_text().splitlines()))
+ROWS = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
 
 
 def test_the_constants_are_fitted_to_this_set() -> None:
@@ -147,4 +145,3 @@ def test_a_boundary_adds_its_own_time() -> None:
 
 def test_constants_are_small_in_number_and_stored_once() -> None:
     assert len(USUAL) <= 20 < len(published_rows()) / 5
-    assert ROOM.joinpath(FITTED).is_file()

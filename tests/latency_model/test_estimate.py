@@ -14,12 +14,13 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 import edgevit
+from benchmarks.latency_calibration import published_kernels, published_rows
 from edgevit.actions.estimate_latency import estimated_latency
 from edgevit.cli import app
 from edgevit.errors import ArtifactError, EdgevitError, RecipeError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.latency_model.boards import board_rates
-from edgevit.latency_model.calibration import fitted, published_kernels, published_rows
+from edgevit.latency_model.constants import fitted
 from edgevit.latency_model.estimate import Estimate, estimate_of
 from edgevit.latency_model.kernels import Kernel, KernelPlan
 from edgevit.latency_model.roofline import times_of, work_of

@@ -8,21 +8,21 @@ copies, a Python loop or a load generator adds a time of its own.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from edgevit.latency_model.boards import board_rates
 from edgevit.latency_model.kernels import KINDS, Kernel
 from edgevit.latency_model.roofline import PRECISIONS, Constants, Floats, Precision, Work, joined, times_of, work_of
 
-PUBLISHED, KERNELS, FITTED = "published.csv", "published_kernels.csv", "constants.json"
+PUBLISHED, KERNELS = (Path(__file__).parent / "published_latencies" / name for name in ("published.csv", "kernels.csv"))
 SIZES = ("macs", "positions", "channels", "depth", "activations", "weights")
 ROBUST_AT = 0.07  # log error from which an error weighs less
 NOISE = 0.1  # usual log error of a published latency
@@ -116,7 +116,7 @@ def published_rows() -> list[Published]:
             measured_by=row["measured_by"],
             boundary=row["boundary"],
         )
-        for row in csv.DictReader(_text(PUBLISHED).splitlines())
+        for row in csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines())
         if not row["rejected"]
     ]
 
@@ -124,7 +124,7 @@ def published_rows() -> list[Published]:
 def published_kernels() -> dict[str, list[Kernel]]:
     """The kernels of each network of published.csv."""
     networks: dict[str, list[Kernel]] = {}
-    for row in csv.DictReader(_text(KERNELS).splitlines()):
+    for row in csv.DictReader(KERNELS.read_text(encoding="utf-8").splitlines()):
         kind = next(kind for kind in KINDS if kind == row["kind"])
         sizes: dict[str, Any] = {name: int(row[name]) for name in SIZES}
         networks.setdefault(row["network"], []).extend([Kernel(kind, **sizes)] * int(row["count"]))
@@ -133,18 +133,7 @@ def published_kernels() -> dict[str, list[Kernel]]:
 
 def digest_of_set() -> str:
     """The hash of the calibration set."""
-    return sha256((_text(PUBLISHED) + _text(KERNELS)).encode()).hexdigest()
-
-
-def fitted() -> dict[str, Any]:
-    """The fitted constants as they stand in constants.json.
-
-    Returns:
-        `constants`; `boards`, the factor of each board with rows enough; `known`, the precisions in which a board was
-        measured by several sources; `intervals`; `rows` and `set_sha256` of the set.
-    """
-    stored: dict[str, Any] = json.loads(_text(FITTED))
-    return stored
+    return sha256((PUBLISHED.read_text(encoding="utf-8") + KERNELS.read_text(encoding="utf-8")).encode()).hexdigest()
 
 
 class Calibration:
@@ -158,8 +147,6 @@ class Calibration:
 
     def fit(self, rows: Sequence[Published]) -> Fit:
         """The constants that fit these rows best."""
-        from scipy.optimize import least_squares
-
         problem = _Problem(rows, self._work)
         solved = least_squares(problem.errors, problem.usual, max_nfev=30, xtol=1e-4, ftol=1e-4)
         return problem.fit_of(solved.x)
@@ -269,7 +256,3 @@ def group_of(row: Published, group: Group) -> str:
     """The name of a row's board, source, family of networks or architecture."""
     names = {"board": row.board_family, "source": row.measured_by, "network": row.network_family}
     return names.get(group, row.architecture)
-
-
-def _text(name: str) -> str:
-    return files("edgevit.latency_model").joinpath(name).read_text(encoding="utf-8")
