@@ -39,7 +39,7 @@ def estimated_latency(
         place: an argument of this function as errors name it: `option` on the command line.
 
     Raises:
-        ArtifactError: the file is no valid ONNX file, or a size is open.
+        ArtifactError: the file is no valid ONNX file, a size is open, or arithmetic has no rule.
         RecipeError: an option is wrong, or contradicts the file.
         TargetError: no latency is predicted for this board or precision.
     """

@@ -350,6 +350,7 @@ def estimate(
     Raises:
         RecipeError: an unknown board, or an option that does not fit.
         TargetError: no latency is predicted for this board or precision.
+        ArtifactError: the file is no valid ONNX file, a size is open, or arithmetic has no rule.
 
     Example:
         >>> onnx = edgevit.export(edgevit.load("test_vit", classes=["bolt", "nut"], image_size=32))

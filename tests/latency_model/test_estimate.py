@@ -64,7 +64,7 @@ def test_the_published_vit_lies_in_its_interval() -> None:
     assert predicted.low_90_ms < 1000 / 98 < predicted.high_90_ms
 
 
-def test_more_work_takes_longer_and_a_faster_board_less() -> None:
+def test_more_work_of_one_shape_takes_longer_and_a_faster_board_less() -> None:
     kernel = Kernel("pointwise_conv", 10**8, 196, 256, 512, 200_000, 131_072)
     rates, constants = board_rates(BOARD), fitted()["constants"]
 
