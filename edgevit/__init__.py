@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         bundle,
         compare,
         compile,
+        estimate,
         evaluate,
         export,
         first_difference,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.errors import EdgevitError
+    from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
     "Difference",
     "EdgevitError",
+    "Estimate",
     "Evaluation",
     "FewShotEvaluation",
     "Latency",
@@ -51,6 +54,7 @@ __all__ = [
     "bundle",
     "compare",
     "compile",
+    "estimate",
     "evaluate",
     "export",
     "first_difference",
@@ -67,13 +71,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "evaluate", "export", "first_difference", "load", "profile", "quantize", "run",
+        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "load", "profile",
+        "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
     "edgevit.errors": ("EdgevitError",),
+    "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip
 
 

@@ -148,7 +148,7 @@ NEEDED = {
     "run": ["none.yaml"], "lr-find": ["none.yaml", "stage"], "init": ["none"], "export": ["--model", "x", "--out", "o"],
     "describe": ["m", "--out", "o"], "quantize": ["m", "--calibration", "none", "--out", "o"],
     "evaluate": ["m", "--data", "none"], "profile": ["m"], "compare": ["m", "n"], "predict": ["m", "i"], "models": [],
-    "compile": ["m", "--out", "n"], "inspect": ["m"],
+    "compile": ["m", "--out", "n"], "estimate": ["m", "--board", "nano"], "inspect": ["m"],
 }  # fmt: skip
 BEYOND = (
     "nan",

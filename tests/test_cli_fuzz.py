@@ -30,6 +30,7 @@ stages: [{stage: train, id: t, model: resnet18, data: d.support}]
 COMMANDS = {
     "profile": ("model.onnx --duration 0.01", "--threads --batch", "--target --runtime --boundary"),
     "compare": ("model.onnx model.onnx --duration 0.01", "--threads --batch", "--data"),
+    "estimate": ("model.onnx --board orin-nano-8gb", "--batch", "--precision --tensorrt --power-mode --board"),
     "predict": ("model.onnx images", "--top", ""),
     "describe": ("model.onnx --out out.onnx", "--crop-pct", "--resize --interpolation --labels --out"),
     "evaluate": (

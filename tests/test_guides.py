@@ -42,6 +42,7 @@ COUNTS = {
     "docs/guides/devices.md": (23, 0, 1),
     "docs/guides/distillation.md": (0, 2, 1),
     "docs/guides/enrollment.md": (6, 0, 0),
+    "docs/guides/estimate.md": (3, 0, 0),
     "docs/guides/exercise-cifar10.md": (4, 0, 0),
     "docs/guides/few-shot.md": (2, 2, 1),
     "docs/guides/own-onnx-file.md": (6, 0, 0),

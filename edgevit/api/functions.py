@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from edgevit.actions.compare_models import ModelComparison
     from edgevit.actions.first_difference import Difference
+    from edgevit.latency_model.estimate import Estimate
 
 ModelLike = Model | str | Path
 
@@ -322,6 +324,53 @@ def compare(
     names = tuple(artifact.id for artifact in artifacts)
     first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     return replace(comparison, names=(first, second))
+
+
+def estimate(
+    model: ModelLike,
+    board: str,
+    *,
+    precision: str | None = None,
+    tensorrt: str | None = None,
+    power_mode: str | None = None,
+    batch_size: int | None = None,
+) -> Estimate:
+    """Predict the latency of an ONNX model on a board that is not at hand. Nothing is measured.
+
+    Args:
+        board: such as "orin-nano-8gb".
+        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs, and float16 without any.
+        tensorrt: version of TensorRT, such as "10.3", to check against the board.
+        power_mode: such as "MAXN_SUPER"; the board's fastest ordinary mode by default.
+        batch_size: 1 by default, or the batch size that the file fixes.
+
+    Returns:
+        The predicted latency with its intervals.
+
+    Raises:
+        RecipeError: an unknown board, or an option that does not fit.
+        TargetError: no latency is predicted for this board or precision.
+        ArtifactError: the file is no valid ONNX file, a size is open, or arithmetic has no rule.
+
+    Example:
+        >>> onnx = edgevit.export(edgevit.load("test_vit", classes=["bolt", "nut"], image_size=32))
+        >>> predicted = edgevit.estimate(onnx, "orin-nano-8gb")
+        >>> predicted.low_90_ms < predicted.latency_ms < predicted.high_90_ms
+        True
+    """
+    from edgevit.actions.estimate_latency import estimated_latency
+    from edgevit.graphs.files import onnx_file
+
+    if batch_size is not None:
+        batch_size = number_argument(batch_size, int, BATCH, argument("estimate", "batch_size"))
+    if isinstance(model, Model):
+        file = onnx_file(model.artifact)
+    else:
+        file = stages().onnx_file(path_argument(model, argument("estimate", "model")))
+    return estimated_latency(
+        file, board, precision=precision, tensorrt=tensorrt, power_mode=power_mode, batch_size=batch_size,
+        place=partial(argument, "estimate"),
+    )  # fmt: skip
 
 
 def bundle(model: ModelLike, out: str | Path, support: Data | None = None, **options: Any) -> Path:

@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgevit.cli import checks, devices, environment, inspection, learning_rate, making, measuring, recipes, shipping
+from edgevit.cli import (
+    checks,
+    devices,
+    environment,
+    estimating,
+    inspection,
+    learning_rate,
+    making,
+    measuring,
+    recipes,
+    shipping,
+)
 from edgevit.cli.commands import Command, CommandGroup, help_of
 from edgevit.cli.machine import check_working_folder, explained
 from edgevit.cli.output import command_as_called
@@ -40,6 +51,7 @@ PANELS = {
         measuring.evaluate,
         measuring.profile,
         measuring.compare,
+        estimating.estimate,
         shipping.bundle,
         shipping.enroll,
     ),

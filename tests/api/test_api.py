@@ -194,7 +194,7 @@ def test_errors_say_what_is_wrong(call: object, error: type[Exception], match: s
 
 def test_examples_in_docstrings_run() -> None:
     failures, examples = doctest.testmod(functions, extraglobs={"edgevit": edgevit})
-    assert (failures, examples) == (0, 9)
+    assert (failures, examples) == (0, 12)
 
 
 def test_importing_edgevit_is_light() -> None:

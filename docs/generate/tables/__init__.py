@@ -10,7 +10,7 @@ from typing import Any
 
 from docs.generate import numbers
 from docs.generate.records import Json, read_result
-from docs.generate.tables import compression, distillation, few_shot, peers, selection, whole_path
+from docs.generate.tables import compression, distillation, few_shot, latency, peers, selection, whole_path
 from docs.generate.tables.cells import Table
 
 MOST_FIGURES = 200  # of a table of all figures
@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "enrollment": whole_path.enrollment,
     "first_commands": peers.first_commands,
     "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
+    "latency_model": latency.latency_model,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,
     "overhead": whole_path.spreads,

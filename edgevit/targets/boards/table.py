@@ -176,3 +176,36 @@ def active_sm_count(soc: Soc, sm_count: int, tpc_pg_mask: int) -> int:
     """
     is_on = [not tpc_pg_mask >> bit & 1 for bit in range(soc.tpcs or 0)]
     return min(sm_count, 2 * sum(is_on))
+
+
+# The boards for which latency is predicted, by the name that `estimate` takes: the name in BOARDS, and the power mode
+# of the peaks. MAXN_SUPER is that of `super_peaks`.
+BOARD_NAMES = {
+    "nano": ("Jetson Nano", "MAXN"),
+    "tx2": ("Jetson TX2", "MAXN"),
+    "xavier-nx": ("Jetson Xavier NX", "20W"),
+    "agx-xavier": ("Jetson AGX Xavier", "MAXN"),
+    "orin-nano-4gb": ("Jetson Orin Nano 4GB", "10W"),
+    "orin-nano-4gb-super": ("Jetson Orin Nano 4GB", "MAXN_SUPER"),
+    "orin-nano-8gb": ("Jetson Orin Nano 8GB", "15W"),
+    "orin-nano-8gb-super": ("Jetson Orin Nano 8GB", "MAXN_SUPER"),
+    "orin-nx-8gb": ("Jetson Orin NX 8GB", "20W"),
+    "orin-nx-16gb": ("Jetson Orin NX 16GB", "25W"),
+    "orin-nx-16gb-super": ("Jetson Orin NX 16GB", "MAXN_SUPER"),
+    "agx-orin-32gb": ("Jetson AGX Orin 32GB", "MAXN"),
+    "agx-orin-64gb": ("Jetson AGX Orin 64GB", "MAXN"),
+    "agx-orin-devkit-32gb": ("Jetson AGX Orin Developer Kit 32GB", "MAXN"),
+    "thor-t5000": ("Jetson Thor T5000", "MAXN"),
+    "thor-t4000": ("Jetson Thor T4000", "MAXN"),
+}
+
+
+def board_named(name: str) -> tuple[Board, Peaks | None, str]:
+    """A board, its peaks and their power mode, by a name in BOARD_NAMES. The peaks are None where they are not known.
+
+    Raises:
+        KeyError: there is no such name.
+    """
+    title, mode = BOARD_NAMES[name]
+    board = next(board for board in BOARDS if board.name == title)
+    return board, board.super_peaks if mode == "MAXN_SUPER" else board.peaks, mode

@@ -1,0 +1,71 @@
+"""Tables of the prediction of latencies on boards that are absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from docs.generate.numbers import fixed, percent, significant
+from docs.generate.records import Json
+from docs.generate.tables.cells import Table
+
+LEFT_OUT = {
+    "architecture": "an architecture left out",
+    "network": "a family of networks left out",
+    "source_network": "a source and a family left out",
+    "board": "a board left out",
+    "board_source_network": "a board, a source and a family left out",
+}
+NAMES = {"roofline": "edgevit: a roofline of each kernel", "totals": "totals of the graph, added up"}
+
+
+def latency_model(result: Json) -> Iterator[Table]:
+    yield Table(
+        "errors",
+        ("model", "held out", "median error", "90th percentile", "within 20%"),
+        tuple(
+            (NAMES.get(model, f"{model} alone"), words, *_cells(errors[group]))
+            for model, errors in result["errors"].items()
+            for group, words in LEFT_OUT.items()
+        ),
+        "Error: predicted over published or its inverse, whichever is larger, minus 1. All rows of the calibration "
+        "set, each predicted by a fit that has not seen rows of the same group. "
+        "A board or source that is left out has no factor.",
+    )
+    yield Table(
+        "rank",
+        ("board", "rank correlation"),
+        tuple((board, fixed(3)(rank)) for board, rank in result["rank_by_board"].items()),
+        "Spearman's correlation of predicted and published latencies; each family of networks predicted by a fit "
+        "that has not seen it. Boards with 8 rows or more. The rows of a board come from several sources.",
+    )
+    yield Table(
+        "boards",
+        ("board left out", "rows", "median error", "90th percentile", "within 20%"),
+        tuple((board, str(errors["rows"]), *_cells(errors)) for board, errors in result["boards_left_out"].items()),
+        "Each board predicted by a fit that has not seen it.",
+    )
+    yield Table(
+        "super",
+        ("network", "published", "predicted"),
+        tuple(
+            (network, *(fixed(2, unit="×")(ratio[kind]) for kind in ("published", "predicted")))
+            for network, ratio in result["orin_nano_to_super"].items()
+        ),
+        "Latency on Orin Nano 8GB over latency in MAXN_SUPER.",
+    )
+    yield Table(
+        "constants",
+        ("constant", "value"),
+        tuple((name.replace("_", " "), significant(3)(value)) for name, value in result["fit"]["constants"].items()),
+        "Rates are shares of the peak; above 1, Winograd's convolutions and the cache save work that is counted. "
+        "Launches are in thousands of cycles.",
+    )
+    yield Table(
+        "rejected",
+        ("why a row is left out", "rows"),
+        tuple((why, str(count)) for why, count in result["rejected"].items()),
+    )
+
+
+def _cells(errors: Json) -> tuple[str, str, str]:
+    return percent(errors["median"]), percent(errors["p90"]), percent(errors["within_20"])

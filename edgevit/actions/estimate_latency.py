@@ -1,0 +1,70 @@
+"""The predicted latency of an ONNX file on a board that is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgevit.checking.check import graph_of
+from edgevit.checking.shapes import for_batch_of
+from edgevit.errors import RecipeError
+from edgevit.graphs.files import read_onnx
+from edgevit.graphs.graph import Graph
+from edgevit.graphs.tensors import inputs_of
+from edgevit.latency_model.boards import board_rates, name_in_mode
+from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
+from edgevit.latency_model.kernels import kernels_of
+
+
+def option(argument: str) -> str:
+    """An argument as the command line names it: `power_mode` is --power-mode."""
+    return "--batch" if argument == "batch_size" else f"--{argument.replace('_', '-')}"
+
+
+def estimated_latency(
+    file: Path,
+    board: str,
+    *,
+    precision: str | None = None,
+    tensorrt: str | None = None,
+    power_mode: str | None = None,
+    batch_size: int | None = None,
+    place: Callable[[str], str] = option,
+) -> Estimate:
+    """Predict the latency of an ONNX file on a board. Nothing is measured.
+
+    Args:
+        precision: float32, float16 or int8. By default that of the file's Q/DQ pairs, and float16 without any.
+        batch_size: 1, or the batch size that the file fixes, by default.
+        place: an argument of this function as errors name it: `option` on the command line.
+
+    Raises:
+        ArtifactError: the file is no valid ONNX file, a size is open, or arithmetic has no rule.
+        RecipeError: an option is wrong, or contradicts the file.
+        TargetError: no latency is predicted for this board or precision.
+    """
+    # A wrong name is refused before the file is read.
+    board_rates(name_in_mode(board, power_mode, place("power_mode")), place("board"))
+    model = read_onnx(file)
+    first = next((size for value in inputs_of(model) for size in value.type.tensor_type.shape.dim), None)
+    fixed = first.dim_value if first is not None and first.HasField("dim_value") else None
+    if batch_size is not None and fixed is not None and batch_size != fixed:
+        what = "the file fixes another batch size"
+        where, next_step = place("batch_size"), "export it with an open batch"
+        raise RecipeError(what, where=where, got=batch_size, expected=fixed, next=next_step)
+    graph = graph_of(for_batch_of(model, 1), file)
+    plan = kernels_of(graph, fixed or 1)
+    asked = _precision(graph, precision, place("precision"))
+    size = batch_size or fixed or 1
+    return estimate_of(
+        plan, board, asked, batch_size=size, power_mode=power_mode, tensorrt=tensorrt, where=file, place=place
+    )
+
+
+def _precision(graph: Graph, asked: str | None, where: str) -> str:
+    """The precision to predict. Raises RecipeError if the file's Q/DQ pairs say otherwise."""
+    own = graph.quantized_precision
+    if own is not None and asked is not None and full_precision(asked) != own:
+        what = "the file's Q/DQ pairs ask for another precision"
+        raise RecipeError(what, where=where, got=asked, expected=own, next="give the float file")
+    return asked or own or "float16"
