@@ -11,10 +11,11 @@ import pytest
 
 
 def own_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder below `folder`, where the lock of the machine lies, too."""
+    """A home folder below `folder`, where the lock of the machine and the files of its agent lie, too."""
     for name in ("home", "tmp"):
         (folder / name).mkdir()
     monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(folder / "home" / ".cache" / "edgevit"))
     monkeypatch.setenv("EDGEVIT_ROOT", str(folder))
     return folder / "home"
 

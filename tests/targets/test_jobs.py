@@ -257,6 +257,7 @@ def test_another_process_of_the_same_number_is_not_killed(tmp_path: Path) -> Non
     """The lock of a job is held, but the process in its record is another one."""
     with session(tmp_path) as first, session(tmp_path) as second:
         name = start(first, "exec sleep 60")
+        time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # processes are told apart by the tick of their start
         other = subprocess.Popen(["sleep", "60"], start_new_session=True)
         record = tmp_path / "work" / "jobs" / name / "started.json"
         started = json.loads(record.read_text())
@@ -425,7 +426,7 @@ def test_only_what_a_job_has_written_can_be_got(tmp_path: Path) -> None:
             agent.ask_for_json("get", job=done, name="out", offset=0)
 
 
-DROPPED = "the line to local-cpu dropped; connecting again"
+DROPPED = "the agent of local-cpu has ended; starting it again"
 
 
 def kill(connection: Connection) -> None:

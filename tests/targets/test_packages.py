@@ -28,6 +28,7 @@ from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.uploads import clean, evict
+from tests.targets.machine import own_home
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, as the targets of the agent do")
 LINK = (stat.S_IFLNK | 0o777) << 16
@@ -36,7 +37,7 @@ FILE = (stat.S_IFREG | 0o644) << 16
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    own_home(tmp_path, monkeypatch)
     with connected(NamedTarget("local-cpu"), pytest.fail) as connection:
         yield connection
 
