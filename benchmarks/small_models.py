@@ -36,8 +36,7 @@ from edgevit.recipe import Recipe, load_recipe
 from edgevit.training.loop.metrics_log import METRICS
 
 RECIPE = ROOT / "benchmarks" / "small_models.yaml"
-REFERENCE = ROOT / "benchmarks" / "reference_students.yaml"
-RECIPES = {"small": RECIPE, "reference": REFERENCE}
+RECIPES = {"small": RECIPE, "reference": ROOT / "benchmarks" / "reference_students.yaml"}
 MODELS = ROOT / "benchmarks" / "models"
 STUDENT = "student/"
 FORMS = ("float", "int8")
@@ -94,7 +93,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     recipe = load_recipe(RECIPES[asked.recipe], [*_given(asked.cifar, asked.weights), *asked.set])
-    done = pipeline.run(recipe, ROOT / "benchmarks", asked.runs, terminal_context())
+    done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
     asked.models.mkdir(parents=True, exist_ok=True)
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -122,7 +121,8 @@ def estimate_of(
         what = "the sizes of products are open, so their work cannot be counted"
         raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
     calibrated = fitted()
-    wider = tuple(_new_to_the_set(plan, rates, checked, batch_size))
+    is_known = checked in calibrated["known"].get(rates.family, ())
+    wider = tuple(_new_to_the_set(plan, rates, checked, batch_size, is_known))
     times = times_of(work_of(plan.kernels, rates, checked, batch_size), calibrated["constants"])
     scale = calibrated["boards"].get(rates.family, 1.0)
     parts = {
@@ -202,9 +202,11 @@ def _checked_precision(precision: str, rates: BoardRates, where: str) -> Precisi
     return known
 
 
-def _new_to_the_set(plan: KernelPlan, rates: BoardRates, precision: Precision, batch_size: int) -> Iterator[str]:
+def _new_to_the_set(
+    plan: KernelPlan, rates: BoardRates, precision: Precision, batch_size: int, is_known: bool
+) -> Iterator[str]:
     """Why the interval is that of a board that was left out, in sentences; none for what the set holds."""
-    if precision not in fitted()["known"].get(rates.family, ()):
+    if not is_known:
         yield f"the interval is wider: few published latencies of this board in {precision} calibrate the prediction"
     if batch_size > 1:
         yield "the interval is wider: almost all published latencies are of one image"
@@ -222,8 +224,8 @@ def _widths(
     """The factor on both sides of a prediction, by level."""
     groups = ["new_board" if is_new else "known_board", *(["int8"] if precision == "int8" else [])]
     widths = {level: max(intervals[group][level] for group in groups) for level in ("80%", "90%")}
-    is_newer = rates.compute_capability > NEWEST_CALIBRATED
-    return {level: math.exp(math.log(width) * (2 if is_newer else 1)) for level, width in widths.items()}
+    times = 2 if rates.compute_capability > NEWEST_CALIBRATED else 1  # on a logarithmic scale
+    return {level: width**times for level, width in widths.items()}
 
 
 def _notes(rates: BoardRates, precision: Precision, uncounted: Mapping[str, int]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,18 +101,16 @@ def work_of(kernels: Sequence[Kernel], board: BoardRates, precision: Precision, 
     """
     declares = any(kernel.is_int8 for kernel in kernels)
     rows = [_row(kernel, board, precision, batch, declares) for kernel in kernels]
-    columns: list[Any] = [np.asarray(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0)] * 5
-    kind, is_tensor, is_int8, numbers = columns[0], columns[1], columns[2], columns[3:]
-    count = len(rows)
+    kind, is_tensor, is_int8, peak_ms, traffic_ms = zip(*rows, strict=True) if rows else ((),) * 5
     return Work(
-        kind=kind.astype(np.int64),
-        generation=np.full(count, board.generation),
-        is_tensor=is_tensor.astype(bool),
-        is_int8=is_int8.astype(bool),
-        peak_ms=numbers[0].astype(float),
+        kind=np.asarray(kind, np.int64),
+        generation=np.full(len(rows), board.generation),
+        is_tensor=np.asarray(is_tensor, bool),
+        is_int8=np.asarray(is_int8, bool),
+        peak_ms=np.asarray(peak_ms, float),
         depth=np.asarray([max(1, kernel.depth) for kernel in kernels], float),
-        traffic_ms=numbers[1].astype(float),
-        cycle_ms=np.full(count, 1e3 / board.gpu_mhz / 1e3),
+        traffic_ms=np.asarray(traffic_ms, float),
+        cycle_ms=np.full(len(rows), 1 / board.gpu_mhz),
     )
 
 
@@ -136,24 +134,23 @@ class Times:
 
 def times_of(work: Work, constants: Constants) -> Times:
     """The times of kernels, without the factor of the board."""
-    value = constants
-    dense = {side: value[f"conv_{side}"] for side in ("cuda", "tensor")}
+    dense = {side: constants[f"conv_{side}"] for side in ("cuda", "tensor")}
     rates = {
         side: np.array(
             [
-                dense[side], dense[side] * value["pointwise"], value["grouped"], value[f"depthwise_{later}"],
-                value[f"product_{side}"], value["attention"], 1.0,
+                dense[side], dense[side] * constants["pointwise"], constants["grouped"],
+                constants[f"depthwise_{later}"], constants[f"product_{side}"], constants["attention"], 1.0,
             ]
         )
         for side, later in (("cuda", "pascal"), ("tensor", "volta"))
     }  # fmt: skip
     is_later = work.is_tensor | (work.kind == KINDS.index("depthwise_conv")) & (work.generation > 0)
     rate = np.where(is_later, rates["tensor"][work.kind], rates["cuda"][work.kind])
-    rate = rate * np.where(work.is_int8, value["int8"], 1.0)
+    rate = rate * np.where(work.is_int8, constants["int8"], 1.0)
     is_dense = np.isin(work.kind, [KINDS.index(kind) for kind in DENSE])
-    rate = rate * np.where(is_dense, work.depth / (work.depth + value["depth"]), 1.0)
-    bandwidth = np.array([value[f"bandwidth_{name}"] for name in GENERATIONS])[work.generation]
-    cycles = np.array([value[f"launch_{name}"] for name in GENERATIONS])[work.generation]
+    rate = rate * np.where(is_dense, work.depth / (work.depth + constants["depth"]), 1.0)
+    bandwidth = np.array([constants[f"bandwidth_{name}"] for name in GENERATIONS])[work.generation]
+    cycles = np.array([constants[f"launch_{name}"] for name in GENERATIONS])[work.generation]
     return Times(work.peak_ms / rate, work.traffic_ms / bandwidth, cycles * work.cycle_ms)
 
 

@@ -190,8 +190,8 @@ def num_classes_of_weights(built: BuiltModel, weights: WeightsFile) -> int:
 
 def _check_values(state: Mapping[str, Tensor], where: Path) -> None:
     """Raise ArtifactError if weights are not floating-point numbers, or a weight is NaN or infinite."""
-    of_other_types = [f"{key} ({str(value.dtype).removeprefix('torch.')})" for key, value in state.items()
-                      if value.dtype not in CONVERTED_TYPES]  # fmt: skip
+    others = {key: value.dtype for key, value in state.items() if value.dtype not in CONVERTED_TYPES}
+    of_other_types = [f"{key} ({str(dtype).removeprefix('torch.')})" for key, dtype in others.items()]
     if of_other_types:
         raise ArtifactError(
             "these weights are quantized or complex, and their scales are not known",
