@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from edgevit.graphs.float16_rounding import rounded_to_float16
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.walk import sort_nodes
 from edgevit.models import model_from_checkpoint, open_checkpoint, save_checkpoint
-from edgevit.progress import SilentProgress
 from edgevit.runtimes.base import preprocessed
 from edgevit.runtimes.sessions import session_as_declared
 from tests.graphs.norm_graphs import answers as norm_answers
 from tests.graphs.norm_graphs import noise_db
+from tests.said import Said
 from tests.small_models import VIT, checkpoint, workbench
 
 SMALL = {**VIT["model_args"], "img_size": 32, "num_classes": 10}
@@ -49,16 +48,6 @@ PLAIN_VITS: dict[str, tuple[str, dict[str, Any]]] = {
 WITHOUT_WEIGHT = partial(nn.LayerNorm, elementwise_affine=False)
 WITHOUT_BIAS = partial(nn.LayerNorm, bias=False)
 CALIBRATION: dict[str, Any] = {"calibration": "digits.pool", "calibration_images": 32}
-
-
-@dataclass
-class Said(SilentProgress):
-    """Progress that remembers its lines."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @cache

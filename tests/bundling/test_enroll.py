@@ -43,7 +43,7 @@ from edgevit.pipeline import _show
 from edgevit.progress import SilentProgress
 from tests.bundling.enrolling import KNOWN, copied_bundle, data, digit_files, digits_of_eight, made_bundle, quantized
 from tests.bundling.small_model import small_model
-from tests.stages.test_model_stages import Said
+from tests.said import Said
 
 
 @pytest.fixture

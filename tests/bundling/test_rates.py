@@ -22,8 +22,8 @@ from edgevit.evaluation.accuracy import wilson_interval
 from edgevit.provenance import is_traced, learned_from
 from tests.bundling.enrolling import data, digits_of_eight, quantized
 from tests.bundling.test_enroll import program
+from tests.said import Said
 from tests.small_models import VIT, workbench
-from tests.stages.test_model_stages import Said
 
 WIDTH, SPREAD = 12, 1.5
 

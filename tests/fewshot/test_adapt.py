@@ -25,8 +25,8 @@ from edgevit.models import create_model, open_checkpoint
 from edgevit.models.creation import BuiltModel
 from edgevit.models.distillation_token import DistillationToken
 from edgevit.models.embedding import classifiers
-from edgevit.progress import SilentProgress
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit
+from tests.said import Said
 
 CPU = torch.device("cpu")
 GENTLE = Augmentation(scale=(0.9, 1.0), horizontal_flip=0)
@@ -181,19 +181,9 @@ def test_new_head_keeps_the_stochastic_depth_of_finetuning(tmp_path: Path) -> No
         assert not torch.equal(adapted.module(images), adapted.module.train()(images))
 
 
-class Lines(SilentProgress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def test_views_of_the_pool_are_an_option_and_the_work_is_said(tmp_path: Path) -> None:
     start, support, pool = checkpoint(tmp_path), blobs("support", 2), blobs("pool", 80)
-    progress = Lines()
+    progress = Said()
     context = Context(progress=progress)
     plain = task_features(start, Task(support, pool), config(random_views=8, pool_views=0), Context())
     model = FrozenModel(start.module, start.preprocess, CPU)

@@ -21,8 +21,8 @@ from edgevit.fewshot.heads import mean_length
 from edgevit.fewshot.transduction import label_propagation
 from tests.fewshot.clusters import clusters, moons
 from tests.fewshot.test_adapt import checkpoint, config
-from tests.fewshot.test_learning_rate import Said
 from tests.learning import blobs
+from tests.said import Said
 
 
 def test_scores_are_scikit_learns_cross_validation() -> None:

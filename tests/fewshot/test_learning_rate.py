@@ -22,19 +22,11 @@ from edgevit.fewshot.learning_rate import ChosenRate, choose_learning_rate
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import BuiltModel
 from edgevit.models.creation import with_test_time_views
-from edgevit.progress import SilentProgress
 from tests.fewshot.test_adapt import CPU, checkpoint, config
 from tests.learning import blobs
+from tests.said import Said
 
 SETTINGS: dict[str, Any] = {"method": "finetune", "epochs": 4, "batch_size": 6, "learning_rate": 5e-4}
-
-
-class Said(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def settings(*rates: float, **changes: Any) -> Fewshot:

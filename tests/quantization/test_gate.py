@@ -36,6 +36,7 @@ from edgevit.stages.quantize import _advice
 from edgevit.targets import base as targets
 from edgevit.targets.local import LocalCpu
 from tests.quantization.test_sensitivity import SUFFERS, chain
+from tests.said import Said
 from tests.small_models import float_onnx, int8_onnx, workbench
 
 SPEC = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(f"class {index}" for index in range(32)))
@@ -43,16 +44,8 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (400, 4, 4, 3), dtype=np.uint
 BATCHES = [batch for batch, _ in input_batches(SPEC, iter(PIXELS), 50)]
 
 
-class Said(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def change(lost: int, gained: int, n: int, limit: float = 0.01) -> AnswerChange:
-    """A form that loses and gains as many of n images, of which float gets all but the gained ones right."""
+    """The change from float, which misses `gained` of n images, to a form that gets these and misses `lost` others."""
     expected, got = np.ones(n, bool), np.ones(n, bool)
     expected[:gained], got[gained : gained + lost] = False, False
     return AnswerChange(Share((lost + gained) / n, 0, 1), n, paired_drop(expected, got), limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,8 @@ from edgevit.configs import Npz
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.errors import DataError
-from edgevit.progress import SilentProgress
+from tests.said import Said
 from tests.small_models import checkpoint, float_onnx, workbench
-
-
-@dataclass
-class Said(SilentProgress):
-    """Progress that remembers its lines."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
 
 Make = Callable[[str, NDArray[np.uint8]], str]
 

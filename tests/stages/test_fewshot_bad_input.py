@@ -13,9 +13,9 @@ import pytest
 from edgevit import pipeline
 from edgevit.context import Context
 from edgevit.errors import DataError
-from edgevit.progress import SilentProgress
 from edgevit.recipe import load_recipe
 from tests.data.conftest import write_image
+from tests.said import Said
 
 RECIPE = """\
 name: odd
@@ -34,14 +34,6 @@ TO_BUNDLE = """\
   - {stage: report, id: report, of: [accuracy]}
 """
 ODD = ("🔩 M8", "Ölfilter <b>", "x" * 200, "-rf")
-
-
-class Said(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def folders(root: Path, support: dict[str, int], query: dict[str, int]) -> None:

@@ -26,8 +26,8 @@ from edgevit.provenance import WEIGHTS_FROM, untrained
 from edgevit.recipe import load_recipe
 from edgevit.stages import load
 from edgevit.store import Store
+from tests.said import Said
 from tests.small_models import VIT, checkpoint, float_onnx, int8_onnx, workbench
-from tests.stages.test_model_stages import Said
 
 CLASSES = tuple(f"class{index}" for index in range(1, 13))  # in timm's order
 COUNT = len(CLASSES)

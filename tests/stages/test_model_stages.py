@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -16,23 +15,12 @@ from edgevit.graphs.files import artifact_from_onnx
 from edgevit.model_file import AS_WRITTEN
 from edgevit.models import model_from_checkpoint
 from edgevit.pipeline import ingredients_of, resolve
-from edgevit.progress import SilentProgress
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.targets import target_for
+from tests.said import Said
 from tests.small_models import VIT, artifact_of, checkpoint, engine, float_onnx, int8_onnx, workbench
-
-
-@dataclass
-class Said(SilentProgress):
-    """Progress that remembers its lines."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
 
 both = pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from edgevit.models import create_model, open_checkpoint, save_checkpoint
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
-from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated
 from edgevit.quantization.dialects import DIALECTS
 from edgevit.quantization.fake_quantization import load_trained
@@ -43,6 +42,7 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
 from edgevit.training.qat import fake_quantization, quantization_aware_setup
 from tests.models.test_folding import with_statistics
+from tests.said import Said
 from tests.small_models import VIT, checkpoint, workbench
 
 RESIDUAL: dict[str, Any] = {"model": "resnet18", "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}}
@@ -56,16 +56,6 @@ SHORT: dict[str, Any] = {
 }
 OUTLIER = 200
 CALIBRATION: dict[str, Any] = {"calibration": "digits.pool", "calibration_images": 32}
-
-
-@dataclass
-class Said(SilentProgress):
-    """Progress that remembers its lines."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @cache

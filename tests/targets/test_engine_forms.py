@@ -12,9 +12,9 @@ from edgevit.errors import CheckFailed, TargetError
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.walk import nodes
 from edgevit.profiling import MeasurePlan, loop
-from edgevit.progress import SilentProgress
 from edgevit.quantization.candidates import Trial
 from edgevit.targets import base
+from tests.said import Said
 from tests.small_models import float_onnx, workbench
 from tests.targets.ssh_host import needs_sshd
 from tests.targets.standin.trtexec.settings import Variant
@@ -22,16 +22,6 @@ from tests.targets.test_tensorrt_journey import THOR, Board, board
 
 __all__ = ["board"]  # a fixture
 pytestmark = [needs_sshd, pytest.mark.slow]
-
-
-class Said(SilentProgress):
-    """Progress that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)
