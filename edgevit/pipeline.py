@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
-from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
+from edgevit.artifacts import MANIFEST, MODEL_KINDS, Artifact, Contents, InputRef, Json, sha256_of_file
+from edgevit.configs import Bundle, Check, Export, Select, Stage, input_files, references
 from edgevit.configs.fields import Purpose
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
@@ -239,6 +239,9 @@ def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context
         from edgevit.checking.nvidia import installed_builder
 
         return {"builder": installed_builder()}
+    if isinstance(config, Select):
+        runtimes = sorted({runtime_of(model) for model in inputs.values() if model.kind in MODEL_KINDS})
+        return {runtime: target_info(config.target, runtime, context) for runtime in runtimes}
     infos = {name: target_info(name, _runtime(config, inputs, name), context) for name in config.runs_on()}
     return infos if len(infos) > 1 else next(iter(infos.values()), None)
 
