@@ -236,6 +236,8 @@ def _problem_of(stage: Stage, path: tuple[str | int, ...], name: str, takes: Tak
         checks.append(lambda: _lacks_labels(name, stage, before.kinds))
     if isinstance(stage, Select) and path[0] == "models":
         checks.append(lambda: _no_choice(stage, name, before.kinds))
+    if isinstance(stage, Select) and path == ("data",):
+        checks.append(lambda: _nothing_to_compare_by(name, before.recipe))
     if isinstance(stage, Bundle) and path == ("support",):
         checks.append(lambda: _without_embedding(stage, before.earlier))
     if isinstance(stage, Report) and path == ("deployed",):
@@ -272,6 +274,13 @@ def _no_choice(select: Select, name: str, kinds: Mapping[str, Kind]) -> Problem 
         what = f"'{name}' is of another kind than '{select.models[0]}', and select takes models of one kind"
         return Problem(what, f"a {kinds[select.models[0]]}")
     return None
+
+
+def _nothing_to_compare_by(name: str, recipe: Recipe) -> Problem | None:
+    """Images without labels, of which no accuracy can be measured."""
+    if not _has_no_labels(name, recipe):
+        return None
+    return Problem(f"'{name}' has no labels, by which select compares models", "a role with labels, such as NAME.val")
 
 
 def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> Problem | None:

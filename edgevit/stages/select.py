@@ -25,8 +25,8 @@ EVALUATED_TOGETHER = 32  # images
 
 def run(config: Select, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     models = {name: artifact for name, artifact in inputs.items() if name != "data"}
-    for model in models.values():
-        check_batch(model.io, config.batch_size)
+    for artifact in models.values():
+        check_batch(artifact.io, config.batch_size)
     _say_what_was_learned(config, list(models.values()), inputs["data"], context)
     target, limits = target_for(config.target, context), Limits(config.latency_ms, config.size_mib)
     accuracies, dropped = _accuracies(target, models, open_dataset(inputs["data"]), context)
