@@ -55,6 +55,10 @@ class Stage(Frozen):
         """The targets whose fingerprints decide the result; none if the result is the same everywhere."""
         return ()
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime on a target of `runs_on`; None if the stage names none: the stage's model then decides."""
+        return None
+
     @classmethod
     def name(cls) -> str:
         """The name that recipes give as `stage`."""
