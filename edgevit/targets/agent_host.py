@@ -206,6 +206,7 @@ class AgentHost:
             hardware |= {
                 "module": facts.module,
                 "gpus": list(facts.gpus),
+                "compute_capability": facts.compute_capability,
                 "sm_count": facts.sm_count,
                 "is_stand_in": facts.is_stand_in,
             }
