@@ -27,6 +27,7 @@ from edgevit.targets.named import named_target
 # For one image in two processes with the same kernels: only float32 rounding may differ.
 TOLERANCE = 1e-4
 INFER_S = 600  # for infer.py on a board, which loads the engine
+LONGEST_REASON = 400  # characters of what it says there: paths are in it
 
 
 def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
@@ -71,7 +72,7 @@ def check_engine_bundle(engine: Artifact, bundle: Path, context: Context) -> Non
         return
     where = f"{bundle}, on {built_by.name}"
     if ended.status != 0:
-        got = shortened(ended.stderr.strip()) or f"exit status {ended.status}"
+        got = shortened(ended.stderr.strip(), LONGEST_REASON) or f"exit status {ended.status}"
         raise ParityError("the bundle's infer.py does not run", where=where, got=got)
     _check_agrees(_prediction_in(ended.stdout, where), expected, where)
     context.progress.say(f"infer.py was run on {built_by.name}: it answers as the engine does there")

@@ -44,14 +44,7 @@ __all__ = ["board"]  # a fixture
 pytestmark = [needs_sshd, needs_gcc]
 
 
-# Behind preprocess.py of a bundle: every pixel becomes 0.
-WRONG_PREPROCESS = """
-import functools
-right = preprocess
-@functools.wraps(right)
-def preprocess(*image, **rule):
-    return 0 * right(*image, **rule)
-"""
+ANSWER = '{"labels": [{"label": "none", "confidence": 0.5}]}'  # of an infer.py that is wrong
 
 
 def give_module(board: Board, server: SshHost, name: str = NANO, *, keeps_trtexec: bool = False) -> None:
@@ -182,15 +175,18 @@ def test_a_bundle_is_tried_on_its_board(board: Board, server: SshHost, tmp_path:
     (bundle := tmp_path / "bundle").mkdir()
     bundle_stage.run(config, {"model": engine}, context, bundle)
     assert "infer.py was run on orin: it answers as the engine does there" in said.lines
-    with (bundle / "preprocess.py").open("a") as file:
-        file.write(WRONG_PREPROCESS)
-    with pytest.raises(ParityError, match=r"infer.py does not agree with the model") as caught:
-        check_engine_bundle(engine, bundle, context)
-    assert str(caught.value.where) == f"{bundle}, on orin"
-    (bundle / "answers.py").write_text("import a_module_that_nobody_has\n")
-    with pytest.raises(ParityError, match=r"infer.py does not run") as caught:
-        check_engine_bundle(engine, bundle, context)
-    assert "a_module_that_nobody_has" in str(caught.value.got)
+    program = (bundle / "infer.py").read_text()
+    for line, what, got in (
+        ("import a_module_that_nobody_has", "infer.py does not run", "a_module_that_nobody_has"),
+        ("print('hello'); raise SystemExit", "infer.py gives no answer", "hello"),
+        (f"print('{ANSWER}'); raise SystemExit", "infer.py does not agree with the model", "'none' at 0.5000"),
+    ):
+        (bundle / "infer.py").write_text(f"{line}\n")
+        with pytest.raises(ParityError, match=what) as caught:
+            check_engine_bundle(engine, bundle, context)
+        assert got in str(caught.value.got)
+        assert str(caught.value.where) == f"{bundle}, on orin"
+    (bundle / "infer.py").write_text(program)
     set_target(server, tensorrt="trtexec")
     check_engine_bundle(engine, bundle, context)
     assert said.lines[-1].startswith("note: infer.py was not run on orin: its Python has no TensorRT module")
