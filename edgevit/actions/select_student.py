@@ -58,7 +58,40 @@ class TrialOptions:
     board: str | None = None
 
 
-def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Context) -> WrittenRecipe:
+@dataclass(frozen=True)
+class SelectedStudent:
+    """The student that was selected, and its recipe.
+
+    Attributes:
+        shortlist: the students within the budget, as measured or predicted before any training.
+        selection: the record of the stage `select`; None where one student alone meets the budget.
+        measured_on: the target; None where the shortlist was predicted.
+        predicted_for: the board; None where the shortlist was measured.
+    """
+
+    written: WrittenRecipe
+    student: Candidate
+    shortlist: Mapping[Candidate, Timing]
+    selection: Json | None
+    measured_on: str | None
+    predicted_for: str | None
+
+    def as_json(self) -> Json:
+        """For programs. `label` says whether the latencies of the shortlist are measured or predicted."""
+        return {
+            "student": {"model": self.student.model, "image_size": self.student.image_size},
+            "label": "measured" if self.predicted_for is None else "predicted",
+            "target": self.measured_on,
+            "board": self.predicted_for,
+            "shortlist": [
+                {"model": one.model, "image_size": one.image_size, **timing.model_dump(mode="json")}
+                for one, timing in self.shortlist.items()
+            ],
+            "selection": self.selection,
+        }
+
+
+def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Context) -> SelectedStudent:
     """Train students of the shortlist for a few epochs, and write the recipe of the one that `select` takes.
 
     Args:
@@ -89,6 +122,7 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
         _label(candidate): ChosenStudent(candidate, found.sources.start_of(candidate.model), timing)
         for candidate, timing in within.items()
     }
+    selection = None
     if len(students) == 1:
         (student,), lines = students.values(), ["one student meets the budget, so none was trained to compare"]
     else:
@@ -99,7 +133,9 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
     if trials.board is not None:  # a budget in the recipe would be judged on this machine
         found = replace(found, options=replace(options, latency_ms=None))
     written = recipe_for_student(found, student, context, reason)
-    return replace(written, lines=(*lines, reason, *written.lines))
+    written = replace(written, lines=(*lines, reason, *written.lines))
+    measured_on = options.target if trials.board is None else None
+    return SelectedStudent(written, student.candidate, within, selection, measured_on, trials.board)
 
 
 def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candidate], Timing]:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import TargetName, default_of, flag, number
-from edgevit.cli.output import check_out, echo, next_command, terminal_context, write_text_whole
+from edgevit.cli.options import JsonFlag, TargetName, default_of, flag, number
+from edgevit.cli.output import check_out, echo, next_command, print_json, terminal_context, write_text_whole
 
 
 def select(
@@ -44,6 +44,7 @@ def select(
     ] = None,
     offline: Annotated[bool, flag("--offline", "Ask nothing of the network.")] = False,
     force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Select a student within a budget by short trainings, and write a recipe that trains it at full length.
 
@@ -67,11 +68,14 @@ def select(
         what = "a board is predicted, and a target is measured"
         raise RecipeError(what, got=f"--board {board} and --target {target}", next="give one of them")
     options = InitOptions(data, out, target, latency_ms, size_mib, teacher=teacher, weights=weights, offline=offline)
-    written = recipe_by_trials(
+    selected = recipe_by_trials(
         options, TrialOptions(students, epochs, runs, board), terminal_context(device=training_device("auto"))
     )
-    write_text_whole(out, written.text)
-    for line in written.lines:
+    write_text_whole(out, selected.written.text)
+    if as_json:
+        print_json(selected.as_json())
+        return
+    for line in selected.written.lines:
         echo(line)
     echo(f"wrote {out}")
     next_command("edgevit run", out)
