@@ -162,7 +162,7 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: CheckpointRef = Field(description="Model to export.")
     opset: Opset = Field(OPSET, description="ONNX opset of the file.")
     runtime: FileRuntime = Field("onnxruntime", description="Runtime that opens the file on this machine.")
