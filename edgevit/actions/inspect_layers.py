@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from edgevit.actions.engine_files import is_engine
 from edgevit.artifacts import Artifact
 from edgevit.checking.timed_layers import TimedModel, timed_checkpoint, timed_onnx
-from edgevit.configs.runtimes import TORCH
+from edgevit.configs.runtimes import TORCH, FileRuntime
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
-from edgevit.errors import TargetError
+from edgevit.errors import RecipeError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
@@ -40,6 +43,13 @@ def layer_times_of(
     return times
 
 
+def check_runtime(runtime: str | None, where: str) -> None:
+    """Raise RecipeError if no runtime with this name opens an ONNX file on a CPU."""
+    names = get_args(FileRuntime)
+    if runtime is not None and runtime not in names:
+        raise RecipeError("there is no such runtime", where=where, got=runtime, expected=" or ".join(names))
+
+
 def timed_model(
     model: Artifact, target: str, runtime: str | None, batch_size: int | None, threads: int | None, context: Context
 ) -> TimedModel:
@@ -55,6 +65,8 @@ def timed_model(
     from edgevit.runtimes.peaks import peaks_here
 
     opened = for_runtime(model, runtime)
+    if is_engine(opened):
+        raise TargetError("an engine tells its layers by itself", where=opened.id, next="edgevit inspect shows them")
     times = layer_times_of(opened, target, batch_size, threads, context)
     peaks = peaks_here(runtime_of(opened), threads or 1, context.progress.say) if target == LOCAL_CPU else None
     if runtime_of(opened) == TORCH.name:

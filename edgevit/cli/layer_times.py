@@ -27,7 +27,7 @@ class Timing:
 
     def check(self) -> None:
         """Raise RecipeError if an option needs a target and there is none, or there is no such runtime."""
-        from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO
+        from edgevit.actions.inspect_layers import check_runtime
         from edgevit.errors import RecipeError
 
         options = {"--batch": self.batch, "--threads": self.threads, "--runtime": self.runtime}
@@ -35,10 +35,7 @@ class Timing:
             if value is not None and self.target is None:
                 next_step = "give --target local-cpu"
                 raise RecipeError("layers are timed only on a target", where=option, got=value, next=next_step)
-        names = (ONNXRUNTIME.name, OPENVINO.name)
-        if self.runtime not in (None, *names):
-            expected = " or ".join(names)
-            raise RecipeError("there is no such runtime", where="--runtime", got=self.runtime, expected=expected)
+        check_runtime(self.runtime, "--runtime")
 
     def check_for_engine(self) -> None:
         """Raise RecipeError if an option does not fit a TensorRT engine."""
