@@ -63,10 +63,10 @@ def run(
     clock = clock_of(recipe, keys, pending(plan(recipe, base, done, runs, fresh)))
     context = replace(context, progress=of_run(context.progress, clock.left_s))
     lost = frozenset[str]()  # by trainings that diverged
-    for number, config in enumerate(recipe.stages, 1):
-        if config.id in lost:
+    for number, stage in enumerate(recipe.stages, 1):
+        if stage.id in lost:
             continue
-        config = _without_lost(config, lost)
+        config = _without_lost(stage, lost)
         clock.start(config.id)
         left = run_left(clock.left_s())
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()}){left and f', {left}'}"
