@@ -359,7 +359,8 @@ def layer_times(
         file, `times.overhead` what the profiler costs, `by_module` and `by_bound` where the time goes.
 
     Raises:
-        TargetError: the target or the model does not tell the times of layers.
+        RecipeError: the target is not "local-cpu", or there is no such runtime.
+        TargetError: the model is a TensorRT engine, or the runtime cannot open it.
 
     Example:
         >>> timed = edgevit.layer_times("int8.onnx")  # doctest: +SKIP

@@ -155,6 +155,7 @@ def test_the_command_times_the_modules_of_a_checkpoint() -> None:
         (("--threads", "2"), "layers are timed only on a target"),
         (("--batch", "2"), "layers are timed only on a target"),
         (("--target", "local-cpu", "--runtime", "tflite"), "there is no such runtime"),
+        (("--target", "local-gpu"), "other models are timed on local-cpu"),
     ],
 )
 def test_options_that_do_not_fit(options: tuple[str, ...], said: str) -> None:
