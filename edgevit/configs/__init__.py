@@ -70,6 +70,7 @@ from edgevit.configs.training import (
     Train,
     Training,
     View,
+    ViewSpec,
     idle_head,
 )
 
@@ -135,6 +136,7 @@ __all__ = [
     "Train",
     "Training",
     "View",
+    "ViewSpec",
     "WebDataset",
     "added_at_default",
     "idle_head",

@@ -120,6 +120,16 @@ class Augmentation(Frozen):
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
+class ViewSpec(Frozen):
+    """Views of each image in a batch. The other random changes are those of the stage's augmentation."""
+
+    count: Count = Field(1, description="Number of such views.")
+    size: Side | None = Field(None, description="Side of the views in pixels. By default, the model's own.")
+    scale: tuple[Fraction, Fraction] = Field(
+        (0.6, 1.0), description="Smallest and largest area of the random crop, as a share of the image."
+    )
+
+
 IMBALANCE_OPTIONS = ("class_weights", "sampling", "logit_adjustment")
 
 
