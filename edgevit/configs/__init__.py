@@ -39,6 +39,7 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
+from edgevit.configs.pretrain import Byol, Dino, Mae, Moco, Pretrain, PretrainAugmentation, SimClr
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage
@@ -61,6 +62,7 @@ from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
     HEAD_TEACHERS,
     Augmentation,
+    ClassifierTraining,
     Distill,
     Distillation,
     Load,
@@ -86,9 +88,11 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Bundle",
+    "Byol",
     "Calibrator",
     "Check",
     "Cifar",
+    "ClassifierTraining",
     "Compile",
     "Corruption",
     "CrossEntropy",
@@ -96,6 +100,7 @@ __all__ = [
     "DatasetConfig",
     "DecoupledDistillation",
     "Digits",
+    "Dino",
     "Distill",
     "Distillation",
     "EncodedImages",
@@ -113,9 +118,13 @@ __all__ = [
     "ImageFolder",
     "Load",
     "MachineTarget",
+    "Mae",
     "MergeTokens",
+    "Moco",
     "Npz",
     "Objective",
+    "Pretrain",
+    "PretrainAugmentation",
     "Profile",
     "Prune",
     "PseudoLabel",
@@ -125,6 +134,7 @@ __all__ = [
     "QuantizedRuntime",
     "Recipe",
     "Report",
+    "SimClr",
     "SoftDistillation",
     "Splits",
     "Stage",

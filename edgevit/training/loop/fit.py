@@ -198,7 +198,7 @@ class _Run:
                     self.validated = self.validate(self.trained)
                 if epoch_ended or self.step % every == 0:
                     self._log(row, now - row_at, self.validated if epoch_ended else {})
-                    self.learner.check(row.means, self.step)
+                    self.learner.check(row.means, self.step / total, self._where(self.step))
                     self._mention_spike(last_loss, row.loss)
                     last_loss, row = row.loss, Row()
                     if self._saves(now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s)):

@@ -65,8 +65,11 @@ class Learner(nn.Module):
     def after_step(self, step: int, total: int) -> None:
         """Change the state after the optimizer's update number `step`, from 1, of `total`. By default, nothing."""
 
-    def check(self, means: Mapping[str, float], step: int) -> None:
-        """Judge a row of the log: `Step.means` over the steps of the row. Raises TrainingError to stop the training."""
+    def check(self, means: Mapping[str, float], done: float, where: str) -> None:
+        """Judge a row of the log: `Step.means` over the steps of the row, with the share `done` of the training done.
+
+        Raises TrainingError, with `where`, to stop the training.
+        """
 
     def result(self) -> nn.Module:
         """The module that is validated. It has the weights of the result."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from edgevit.artifacts import Artifact, Preprocess
-from edgevit.configs import Distill, Distillation, Train, Training
+from edgevit.configs import ClassifierTraining, Distill, Distillation, Train, Training
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset
@@ -145,7 +145,7 @@ def taught(
     return setup, teacher
 
 
-def label_loss(config: Training, streams: Sequence[TrainingStream]) -> LabelLoss:
+def label_loss(config: ClassifierTraining, streams: Sequence[TrainingStream]) -> LabelLoss:
     """The cross-entropy with labels, corrected for classes of unequal size as a stage asks.
 
     Raises:
