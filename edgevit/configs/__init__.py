@@ -42,7 +42,7 @@ from edgevit.configs.objectives import (
 from edgevit.configs.pretrain import Byol, Dino, Mae, Moco, Pretrain, PretrainAugmentation, SimClr
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
-from edgevit.configs.stage import Budget, Stage
+from edgevit.configs.stage import Budget, Stage, kinds_of
 from edgevit.configs.stages import (
     STAGES,
     Bundle,
@@ -56,6 +56,7 @@ from edgevit.configs.stages import (
     PseudoLabel,
     Quantize,
     Report,
+    Select,
     StageConfig,
 )
 from edgevit.configs.targets import MachineTarget
@@ -134,6 +135,7 @@ __all__ = [
     "QuantizedRuntime",
     "Recipe",
     "Report",
+    "Select",
     "SimClr",
     "SoftDistillation",
     "Splits",
@@ -151,6 +153,7 @@ __all__ = [
     "added_at_default",
     "idle_head",
     "input_files",
+    "kinds_of",
     "known_folders",
     "references",
     "with_absolute_files",

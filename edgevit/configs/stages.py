@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -33,6 +34,7 @@ from edgevit.configs.fields import (
     ModelRef,
     OnnxRef,
     Opset,
+    Positive,
     QuantizedPrecision,
     ReadsKnownFiles,
     Seed,
@@ -124,8 +126,7 @@ class Prune(Stage):
     def runs_on(self) -> tuple[str, ...]:
         return () if self.keep_latency is None else (self.target,)
 
-    @property
-    def runtime_here(self) -> FileRuntime:
+    def runtime_on(self, target: str) -> str | None:
         """The runtime of the timing."""
         return "onnxruntime"
 
@@ -161,7 +162,7 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: CheckpointRef = Field(description="Model to export.")
     opset: Opset = Field(OPSET, description="ONNX opset of the file.")
     runtime: FileRuntime = Field("onnxruntime", description="Runtime that opens the file on this machine.")
@@ -316,6 +317,10 @@ class Quantize(Stage):
         """The runtime of gate and timing on this machine, where TensorRT does not run."""
         return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the forms; on this machine's CPU, that of the gate."""
+        return self.runtime_here if target == LOCAL_CPU else self.runtime
+
     @property
     def is_timed(self) -> bool:
         """Whether the result is the fastest of several forms."""
@@ -372,6 +377,10 @@ class Compile(OnTarget):
         description="Reuse the times of kernels that earlier builds of TensorRT have measured on the device.",
     )
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the compiled model."""
+        return self.runtime
+
     @model_validator(mode="after")
     def _options_of_tensorrt(self) -> Self:
         ours = {name for name in TENSORRT_OPTIONS if name in self.model_fields_set}
@@ -415,6 +424,43 @@ class Profile(OnTarget):
         description="Longest time in seconds for which the model runs before the warm-up, until the temperature "
         "changes by less than 0.5 °C a minute. By default, there is no soak.",
     )
+
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime that opens the model, if the stage names it."""
+        return self.runtime
+
+
+class Select(OnTarget):
+    """Take the most accurate of several models that meets a budget on a target.
+
+    Each model is evaluated on `data`, and all are timed in turns on `target`. A model meets `latency_ms` if the upper
+    bound of its p50 does. Of the models that are not told apart from the most accurate one on the same images, the
+    fastest is taken. The result is that model. If no model meets the budget, the run ends, and says which budget could
+    be met.
+    """
+
+    stage: Literal["select"]
+    makes: ClassVar[Kind | None] = None
+    models: tuple[ModelRef, ...] = Field(
+        min_length=1,
+        description="Models of one kind to choose from, at least two. A pattern such as `onnx/*` names several stages.",
+    )
+    data: AnswersComparedOn = Field(
+        description="Labelled images that the models did not learn from, such as `DATASET.val`. Test images are "
+        "refused: the accuracy of the chosen model would be too high on them."
+    )
+    latency_ms: Positive | None = Field(
+        None, description="Largest p50 latency in milliseconds. By default, that of the recipe's budget."
+    )
+    size_mib: Positive | None = Field(
+        None, description="Largest size of the model file in MiB. By default, that of the recipe's budget."
+    )
+    batch_size: BatchSize = Field(1, description="Number of images in a batch, while the models are timed.")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime, while the models are timed.")
+    duration_s: MeasuredSeconds = Field(1.0, description="Time of the measurement of each model in seconds.")
+
+    def kind(self, kinds: Mapping[str, Kind]) -> Kind:
+        return next((kinds[name] for name in self.models if name in kinds), "onnx")
 
 
 class Check(Stage):
@@ -535,6 +581,7 @@ StageConfig = Annotated[
     | Compile
     | Evaluate
     | Profile
+    | Select
     | Check
     | Bundle
     | Report,

@@ -1,7 +1,8 @@
 """Latency: the package's only clock, its statistics, and the conditions of a measurement."""
 
 from edgevit.profiling.loop import Clock, MeasurePlan, Opener, WallClock, Work
-from edgevit.profiling.measure import Comparison, Measurement, interleaved, measure
+from edgevit.profiling.measure import Measurement, measure
+from edgevit.profiling.race import Comparison, comparisons_of_turns, interleaved
 from edgevit.profiling.statistics import Interval, nearest_rank
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Opener",
     "WallClock",
     "Work",
+    "comparisons_of_turns",
     "interleaved",
     "measure",
     "nearest_rank",

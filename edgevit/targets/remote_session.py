@@ -18,7 +18,7 @@ from edgevit.configs.runtimes import TENSORRT
 from edgevit.data.preprocess import fit_to_size
 from edgevit.graphs.files import copy_onnx, onnx_file, read_onnx
 from edgevit.model_file import ModelFile, TensorrtOptions, json_of_options
-from edgevit.profiling import Comparison, Measurement, MeasurePlan
+from edgevit.profiling import Comparison, Measurement, MeasurePlan, comparisons_of_turns
 from edgevit.profiling.loop import STARTS, Soak
 from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
 from edgevit.provenance import version_of
@@ -39,7 +39,7 @@ from edgevit.targets.remote_worker import RemoteWorker
 from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry
 
 SHARD_BYTES = 32 * 2**20  # of input that travels together
-MODEL, OTHER_MODEL = "model.onnx", "other.onnx"
+MODEL = "model.onnx"
 LOADING_S = 600  # for a program to start and to load its models, on a slow machine
 SECONDS_A_RUN = 60  # at most
 MOST_TIMES_LARGER = 4  # than its source is a compiled graph: INT8 weights of operators without a kernel become float32
@@ -81,7 +81,7 @@ class _Measured(_Timed):
 
 
 class _Raced(_Timed):
-    starts: list[tuple[_Samples, _Samples]] = Field(min_length=STARTS, max_length=STARTS)
+    starts: list[list[_Samples]] = Field(min_length=STARTS, max_length=STARTS)
 
 
 class _Output(Frozen):
@@ -190,22 +190,27 @@ class RemoteSession(Session):
         return dict(zip((output.name for output in self.spec.outputs), _arrays(answer.outputs, content), strict=True))
 
 
-def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-    """Measure two models in turns on the target of a worker."""
-    request: Json = {"do": "race", "threads": options.threads or worker.cpus, "plan": vars(plan)}
+def race_on(
+    worker: RemoteWorker, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan
+) -> tuple[Comparison, ...]:
+    """Measure models in turns on the target of a worker."""
+    sides: list[Json] = []
     files: dict[str, Path] = {}
     with TemporaryDirectory() as folder:
-        for side, model, name in (("a", a, MODEL), ("b", b, OTHER_MODEL)):
+        for index, model in enumerate(models):
             check_batch(model.io, plan.batch_size)
-            own = Path(folder) / side
+            own = Path(folder) / str(index)
             own.mkdir()
-            source = _input(model.io, plan, own)
-            request[side] = _side(model, name, f"{side}_{source.name}")
-            files |= {name: _onnx_file(model, own), f"{side}_{source.name}": source}
-        answer, telemetry = worker.timed(request, files, _Raced, 2 * _limit_s(plan), lambda _: math.inf)
+            source, name = _input(model.io, plan, own), f"{index}_{MODEL}"
+            sides.append(_side(model, name, f"{index}_{source.name}"))
+            files |= {name: _onnx_file(model, own), f"{index}_{source.name}": source}
+        request = {"do": "race", "threads": options.threads or worker.cpus, "models": sides, "plan": vars(plan)}
+        answer, telemetry = worker.timed(request, files, _Raced, len(models) * _limit_s(plan), lambda _: math.inf)
+    if any(len(turns) != len(models) for turns in answer.starts):
+        raise worker.no_answer(f"starts of {[len(turns) for turns in answer.starts]} models, not {len(models)}")
     load = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
     conditions, doubts = {**load, **conditions_of_telemetry(telemetry)}, doubts_of_telemetry(telemetry)
-    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry, doubts)
+    return comparisons_of_turns(answer.starts, plan, conditions, worker.label, telemetry, doubts)
 
 
 def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:

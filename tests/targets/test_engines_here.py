@@ -41,6 +41,7 @@ from edgevit.targets.named import NamedTarget
 from tests.runtimes.cuda_library import install_cuda_library
 from tests.small_models import checkpoint, engine, float_onnx, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
+from tests.targets.small_recipe import SMALL_STUDENT
 from tests.targets.ssh_host import is_gone, number_in
 from tests.targets.standin import BuiltStandin, Standin, build
 from tests.targets.standin.trtexec.settings import TrtexecSettings
@@ -58,14 +59,9 @@ FILES = {
 }
 WITHOUT_TRTEXEC = {"nvidia-smi": ANSWERS["nvidia-smi"]}
 PC = Standin(FILES, ANSWERS, trtexec=L4)
-RECIPE = """\
-name: pc
-datasets:
-  digits: {source: digits, few_shot: {shots: 5}}
-stages:
-  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
-     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
-  - {stage: export, id: onnx, model: student}
+RECIPE = (
+    f"name: pc\n{SMALL_STUDENT}"
+    """\
   - {stage: quantize, id: int8, model: onnx, runtime: tensorrt, calibration: digits.pool, calibration_images: 32,
      placement: all, min_sqnr_db: 0}
   - {stage: compile, id: engine, model: int8, runtime: tensorrt, target: local-gpu, max_batch: 448}
@@ -74,6 +70,7 @@ stages:
   - {stage: profile, id: latency, model: engine, target: local-gpu, duration_s: 0.1}
   - {stage: report, id: report, of: [here, accuracy, latency]}
 """
+)
 PLAN = MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12)
 # A client whose job tells its own process and sleeps.
 CLIENT = """\
@@ -155,17 +152,18 @@ def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch:
         got = there.infer({"image": images})["logits"]
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
-    raced = target.race(built, built, SessionOptions(), PLAN)
+    (raced,) = target.race((built, built), SessionOptions(), PLAN)
     assert raced.is_replayed
     assert raced.ratio == pytest.approx(1, rel=1e-3)
     play(PC).vary("int8-is-fast")
     in_float = compiled("float-here", model=float_onnx().id, max_batch=8)
-    slower = target.race(in_float, built, SessionOptions(), PLAN)
+    (slower,) = target.race((in_float, built), SessionOptions(), PLAN)
     assert np.median(slower.a.samples_ms) / np.median(slower.b.samples_ms) == pytest.approx(2, rel=1e-3)
     assert slower.ratio == pytest.approx(2, rel=1e-3)
-    assert target.race(built, in_float, SessionOptions(), PLAN).ratio == pytest.approx(1 / 2, rel=1e-3)
+    (faster,) = target.race((built, in_float), SessionOptions(), PLAN)
+    assert faster.ratio == pytest.approx(1 / 2, rel=1e-3)
     with pytest.raises(TargetError, match="in turns with another engine only"):
-        target.race(built, checkpoint(), SessionOptions(), base.CHOICE)
+        target.race((built, checkpoint()), SessionOptions(), base.CHOICE)
     # The GPU is replaced.
     play(Standin(FILES, {**ANSWERS, "nvidia-smi": "NVIDIA L40, 570.86.15, 8.9\n"}, trtexec=L4))
     with pytest.raises(TargetError, match="built for another machine") as caught, target.open(built, SessionOptions()):
@@ -295,7 +293,7 @@ def test_an_onnxruntime_without_cuda_is_named(play: Play) -> None:
     assert caught.value.got == f"onnxruntime {onnxruntime.__version__}"
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(caught.value.next)
     with pytest.raises(MissingDependency, match="has no CUDA provider"):
-        target.race(float_onnx(), float_onnx(), SessionOptions(), base.CHOICE)
+        target.race((float_onnx(), float_onnx()), SessionOptions(), base.CHOICE)
     with pytest.raises(ArtifactError, match="was compiled for a CPU"):
         cuda_opener(engine(), SessionOptions())
 
