@@ -42,6 +42,7 @@ from edgevit.configs.fields import (
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.pretrain import Pretrain
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
@@ -125,8 +126,7 @@ class Prune(Stage):
     def runs_on(self) -> tuple[str, ...]:
         return () if self.keep_latency is None else (self.target,)
 
-    @property
-    def runtime_here(self) -> FileRuntime:
+    def runtime_on(self, target: str) -> str | None:
         """The runtime of the timing."""
         return "onnxruntime"
 
@@ -317,6 +317,10 @@ class Quantize(Stage):
         """The runtime of gate and timing on this machine, where TensorRT does not run."""
         return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the forms; on this machine's CPU, that of the gate."""
+        return self.runtime_here if target == LOCAL_CPU else self.runtime
+
     @property
     def is_timed(self) -> bool:
         """Whether the result is the fastest of several forms."""
@@ -373,6 +377,10 @@ class Compile(OnTarget):
         description="Reuse the times of kernels that earlier builds of TensorRT have measured on the device.",
     )
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the compiled model."""
+        return self.runtime
+
     @model_validator(mode="after")
     def _options_of_tensorrt(self) -> Self:
         ours = {name for name in TENSORRT_OPTIONS if name in self.model_fields_set}
@@ -416,6 +424,10 @@ class Profile(OnTarget):
         description="Longest time in seconds for which the model runs before the warm-up, until the temperature "
         "changes by less than 0.5 °C a minute. By default, there is no soak.",
     )
+
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime that opens the model, if the stage names it."""
+        return self.runtime
 
 
 class Select(OnTarget):
@@ -555,6 +567,7 @@ class Report(Stage):
 
 StageConfig = Annotated[
     Load
+    | Pretrain
     | Train
     | Fewshot
     | Distill
