@@ -306,9 +306,9 @@ def selection_sentence(selection: Mapping[str, Any]) -> str:
     named = {"latency_ms": "ms", "size_mib": "MiB"}
     limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if limit is not None]
     return (
-        f"'{selection['id']}' took {selection['winner']} of {len(selection['models'])} models within "
-        f"{' and '.join(limits) or 'no limit'}, by top-1 on {selection['data']} ({selection['n']:,} images) and p50 in "
-        f"turns on {selection['target']}."
+        f"'{selection['id']}' took {selection['winner']}, one of {len(selection['models'])} models. The budget: "
+        f"{' and '.join(limits) or 'no limit'}. Top-1 was measured on {selection['data']} ({selection['n']:,} images), and "
+        f"p50 in turns on {selection['target']}."
     )
 
 
