@@ -307,8 +307,8 @@ def selection_sentence(selection: Mapping[str, Any]) -> str:
     limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if limit is not None]
     return (
         f"'{selection['id']}' took {selection['winner']}, one of {len(selection['models'])} models. The budget: "
-        f"{' and '.join(limits) or 'no limit'}. Top-1 was measured on {selection['data']} ({selection['n']:,} images), and "
-        f"p50 in turns on {selection['target']}."
+        f"{' and '.join(limits) or 'no limit'}. Top-1 was measured on {selection['data']} ({selection['n']:,} images), "
+        f"and p50 in turns on {selection['target']}."
     )
 
 
