@@ -146,9 +146,15 @@ def profile(
         float | None,
         number("--soak", bounds.MEASURED_S, "Longest load before, in seconds, until the temperature is steady."),
     ] = None,
+    retry_s: Annotated[
+        float, number("--retry", bounds.WARMUP_S, "Time in seconds to repeat a disturbed measurement.")
+    ] = default_of("Profile", "retry_s"),
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
+
+    The measurement begins when the runs are steady. If other programs, heat or clocks disturb it, it is repeated for
+    --retry seconds. If it stays disturbed, the latency is INVALID.
 
     Several targets are measured one after another. One that fails is said at the end, with exit status 2.
 
@@ -168,7 +174,7 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s, soak_s=soak_s)  # fmt: skip
+                            duration_s=duration_s, soak_s=soak_s, retry_s=retry_s)  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
@@ -239,26 +245,38 @@ def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifa
 
 
 def _print_latency(profile: Artifact) -> None:
-    from edgevit.report.text import latency_sentence
+    from edgevit.profiling.latency_record import LatencyRecord
+    from edgevit.report.text import latency_facts, latency_sentence
 
-    latency, metrics = profile.metrics["latency_ms"], profile.metrics
+    latency = LatencyRecord.of_metrics(profile.metrics)
+    for reason in latency.invalid:
+        echo(f"INVALID: {reason}")
     echo(latency_sentence(latency))
-    threads = "" if metrics["threads"] is None else f"threads {metrics['threads']}, "  # an engine runs on a GPU
+    threads = "" if latency.threads is None else f"threads {latency.threads}, "  # an engine runs on a GPU
     echo(
-        f"{metrics['runtime']} on {metrics['target']}, {threads}batch {metrics['batch_size']}, "
-        f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
+        f"{latency.runtime} on {latency.target}, {threads}batch {latency.batch_size}, {latency.precision}, "
+        f"{latency.boundary}, n {latency.n}"
     )
+    for label, value in latency_facts(latency):
+        echo(f"{label}: {value}")
 
 
-def _print_latencies(latencies: Iterable[Artifact]) -> None:
+def _print_latencies(profiles: Iterable[Artifact]) -> None:
     """A row for each target."""
-    from edgevit.report.text import latency_cell
+    from edgevit.profiling.latency_record import LatencyRecord
+    from edgevit.report.text import NOT_MEASURED, latency_interval, median_cell
 
-    rows = []
-    for metrics in (latency.metrics for latency in latencies):
-        latency = metrics["latency_ms"]
-        interval = f"{latency['p50_low']:.3g} to {latency['p50_high']:.3g}"
-        rows.append((metrics["target"], latency_cell(latency), interval, f"{latency['p99']:.3g}", metrics["runtime"]))
+    latencies = [LatencyRecord.of_metrics(profile.metrics) for profile in profiles]
+    rows = [
+        (
+            latency.target,
+            median_cell(latency),
+            latency_interval(latency),
+            f"{latency.p99.ms:.3g}" if latency.p99 else NOT_MEASURED,
+            latency.runtime,
+        )
+        for latency in latencies
+    ]
     print_table(("target", "p50", "95% interval", "p99", "runtime"), rows)
 
 

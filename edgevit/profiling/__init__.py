@@ -2,6 +2,7 @@
 
 from edgevit.profiling.loop import Clock, MeasurePlan, Opener, WallClock, Work
 from edgevit.profiling.measure import Comparison, Measurement, interleaved, measure
+from edgevit.profiling.meters import Meter, Reading
 from edgevit.profiling.statistics import Interval, nearest_rank
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "Interval",
     "MeasurePlan",
     "Measurement",
+    "Meter",
     "Opener",
+    "Reading",
     "WallClock",
     "Work",
     "interleaved",
