@@ -162,14 +162,18 @@ def test_a_disturbed_measurement_is_repeated_for_the_stated_time(disturbed: int,
 def test_replayed_times_are_not_measured_again():
     replayed = Measurement(np.full(9, 5.0), WATCHED, label="replayed", disturbed=("hot",))
     takes = iter([replayed])
-    assert valid_measurement(lambda: next(takes), 100, [].append).invalid == ("hot",)
+    assert valid_measurement(lambda: next(takes), 100, list[str]().append).invalid == ("hot",)
 
 
 def test_the_parts_of_a_run_are_timed_over_the_counted_runs():
     order = list[str]()
 
     def part(name: str, value: int) -> tuple[str, Callable[[Any], int]]:
-        return name, lambda before: order.append(f"{name} {before}") or value
+        def run(before: object) -> int:
+            order.append(f"{name} {before}")
+            return value
+
+        return name, run
 
     waterfall = loop.Waterfall([part("decode", 1), part("compute", 2)])
     assert waterfall() == 2
