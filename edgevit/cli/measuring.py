@@ -23,6 +23,7 @@ from edgevit.cli.options import (
     Runtime,
     TargetName,
     Threads,
+    check_given_alone,
     default_of,
     number,
     separated,
@@ -149,6 +150,15 @@ def profile(
     retry_s: Annotated[
         float, number("--retry", bounds.WARMUP_S, "Time in seconds to repeat a disturbed measurement.")
     ] = default_of("Profile", "retry_s"),
+    repeat: Annotated[
+        Path | None,
+        typer.Option(
+            "--repeat",
+            help="Receipt of a latency: what --json printed, or a stage's folder. Measures again under its plan; exit "
+            "status 1 if the results do not agree.",
+            metavar="RECEIPT",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
@@ -160,12 +170,16 @@ def profile(
 
     Example: edgevit profile deit.int8.onnx --threads 1
     """
+    from edgevit.actions.repeat_profile import receipt_json
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Profile
     from edgevit.errors import TargetError
     from edgevit.runtimes.base import fixed_batch
     from edgevit.targets.named import each_target
 
+    if repeat is not None:
+        _repeat(model, repeat, retry_s, as_json)
+        return
     given = separated(target)
     names, latencies, failures = each_target(given), [], []
     are_several = names != tuple(given[:1])  # also for a group of one: programs get a list
@@ -181,8 +195,9 @@ def profile(
                 if not are_several:
                     raise
                 failures.append(error)
+        receipts = [receipt_json(latency) for latency in latencies] if as_json else []
     if as_json:
-        print_json([latency.metrics for latency in latencies] if are_several else latencies[0].metrics)
+        print_json(receipts if are_several else receipts[0])
     elif not are_several:
         _print_latency(latencies[0])
         next_command("edgevit compare", model, "OTHER", *on_target(target))
@@ -192,6 +207,25 @@ def profile(
         echo(f"error: {failure}", err=True)
     if failures:
         raise typer.Exit(TargetError.exit_code)
+
+
+def _repeat(model: Path, receipt: Path, retry_s: float, as_json: bool) -> None:
+    """Measure again under the plan of a receipt."""
+    from edgevit.actions.repeat_profile import Receipt, repeat_profile
+    from edgevit.actions.single_stage import single_stages
+
+    check_given_alone("--repeat", {"retry_s", "repeat", "as_json", "model"}, "the plan is that of the receipt")
+    first = Receipt.read(receipt)
+    with single_stages(terminal_context()) as stages:
+        repeated = repeat_profile(stages, stages.model(model, for_images=False), first, retry_s)
+        answer = repeated.as_json() if as_json else {}
+    if as_json:
+        print_json(answer)
+    else:
+        _print_latency(repeated.artifact)
+        echo("\n".join(repeated.sentences()))
+    if not repeated.agrees:
+        raise typer.Exit(1)
 
 
 def compare(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from edgevit import bounds
@@ -58,6 +60,24 @@ def number(flag: str, within: bounds.Range, help: str, metavar: str | None = Non
 def flag(name: str, help: str, *, hidden: bool = False) -> Any:
     """An option that takes no value."""
     return typer.Option(name, help=help, hidden=hidden, metavar="")
+
+
+def check_given_alone(flag: str, beside: Collection[str], reason: str) -> None:
+    """Raise RecipeError if an option was given that does not go with `flag`.
+
+    Args:
+        beside: the parameters that may be given with it.
+    """
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in beside and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            from edgevit.errors import RecipeError
+
+            other = parameter.opts[0]
+            raise RecipeError(f"{flag} takes no {other}: {reason}", where=flag, next=f"leave {other} out")
 
 
 JsonFlag = Annotated[bool, flag("--json", "Print the result as JSON.")]
