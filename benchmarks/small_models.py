@@ -3,8 +3,9 @@
     python -m benchmarks.small_models CIFAR WEIGHTS [--recipe small|reference] [--exercise RUN] [--runs runs]
         [--models benchmarks/models] [--threads 2] [--set KEY=VALUE …]
 
-CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10).
-The recipe is small_models.yaml, about half an hour alone on two cores, or reference_students.yaml, about two hours;
+CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
+with cifar10_resnet20-12fca82f.th beside it for the reference students. The recipe is small_models.yaml, about half an
+hour alone on two cores, or reference_students.yaml, about four hours of one core;
 --set changes it as it does in `edgevit run`. A run that was stopped goes on. RUN is what cifar10_exercise.py left,
 runs/cifar10-10way-5shot: its student b, which five labels a class and an unlabelled pool taught, is kept as coatnet, a
 second hybrid.
@@ -37,6 +38,7 @@ from edgevit.training.loop.metrics_log import METRICS
 
 RECIPE = ROOT / "benchmarks" / "small_models.yaml"
 RECIPES = {"small": RECIPE, "reference": ROOT / "benchmarks" / "reference_students.yaml"}
+GUIDE = "cifar10_resnet20-12fca82f.th"  # the second teacher of the reference students
 MODELS = ROOT / "benchmarks" / "models"
 STUDENT = "student/"
 FORMS = ("float", "int8")
@@ -92,7 +94,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    recipe = load_recipe(RECIPES[asked.recipe], [*_given(asked.cifar, asked.weights), *asked.set])
+    guide = [f"stages.guide.weights={asked.weights.absolute().with_name(GUIDE)}"] if asked.recipe == "reference" else []
+    recipe = load_recipe(RECIPES[asked.recipe], [*_given(asked.cifar, asked.weights), *guide, *asked.set])
     done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
     asked.models.mkdir(parents=True, exist_ok=True)
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:

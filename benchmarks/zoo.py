@@ -94,7 +94,7 @@ def _shipped(exported: Artifact, dataset: Artifact, runtime: str, stages: Single
         opened.infer({opened.spec.inputs[0].name: images})["logits"].argmax(-1) for opened in (session, reference)
     ]
     race = partial(target_for("local-cpu", Context()).race, options=SessionOptions(), plan=PLAN)
-    over_onnxruntime, over_float = race(exported, made), race(there, made)
+    (over_onnxruntime,), (over_float,) = race((exported, made)), race((there, made))
     return {
         "seconds": seconds,
         "precision": made.metrics["precision"],

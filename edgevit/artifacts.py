@@ -201,6 +201,9 @@ class Contents:
 
     Every file under `out` is recorded. Files in `logs` (times, curves), `provenance` and `log_metrics` are not part of
     the content digest.
+
+    Attributes:
+        passed_on: the input whose model the stage passes on: the manifest names it as `model`, and no other model.
     """
 
     kind: Kind
@@ -210,6 +213,7 @@ class Contents:
     io: IOSpec | None = None
     model_file: ModelFile | None = None
     provenance: Json = field(default_factory=dict)
+    passed_on: str | None = None
 
     def __post_init__(self) -> None:
         if self.model_file and self.metrics.get("precision") != self.model_file.precision:

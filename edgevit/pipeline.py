@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from edgevit.artifacts import MANIFEST, Artifact, Contents, InputRef, Json, sha256_of_file
-from edgevit.configs import Bundle, Check, Export, Stage, input_files, references
+from edgevit.artifacts import MANIFEST, MODEL_KINDS, Artifact, Contents, InputRef, Json, sha256_of_file
+from edgevit.configs import Bundle, Check, Export, Select, Stage, input_files, kinds_of, references
 from edgevit.configs.fields import Purpose
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
@@ -23,7 +23,7 @@ from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
 from edgevit.data.pseudo_labels import with_source
 from edgevit.disks import copy_folder
-from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.errors import ArtifactError, Diverged, RecipeError, did_you_mean
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
@@ -63,14 +63,49 @@ def run(
     keys = work_keys(recipe, done, context.device)
     clock = clock_of(recipe, keys, pending(plan(recipe, base, done, runs, fresh)))
     context = replace(context, progress=of_run(context.progress, clock.left_s))
+    lost = frozenset[str]()  # by trainings that diverged
     for number, config in enumerate(recipe.stages, 1):
+        if config.id in lost:
+            continue
+        config = _without_lost(config, lost)
         clock.start(config.id)
         left = run_left(clock.left_s())
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()}){left and f', {left}'}"
-        done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
+        try:
+            done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
+        except Diverged as error:
+            lost |= _lost_with(config.id, recipe, lost, error)
+            context.progress.say(f"    {error.what}. '{config.id}' drops out of the selection")
+            continue
         keep_time(config, keys[config.id], done[config.id])
         _show(done[config.id], runs / recipe.name, config.id)
     return done
+
+
+def _without_lost(config: Stage, lost: Collection[str]) -> Stage:
+    """The stage; of a selection, without the models that were lost."""
+    if not isinstance(config, Select):
+        return config
+    return config.model_copy(update={"models": tuple(name for name in config.models if name not in lost)})
+
+
+def _lost_with(id: str, recipe: Recipe, lost: Collection[str], error: Diverged) -> frozenset[str]:
+    """A stage whose training diverged, and the models made from it. Raises `error` unless selections alone need them.
+
+    A selection goes on as long as a model is left to it.
+    """
+    gone, kinds, is_candidate = {id, *lost}, kinds_of(recipe.stages), False
+    for stage in recipe.stages:
+        if gone.isdisjoint(name for _, name, _ in references(stage)) or stage.id in gone:
+            continue
+        is_left = isinstance(stage, Select) and not gone.issuperset(stage.models)
+        if not is_left and kinds[stage.id] not in MODEL_KINDS:
+            raise error
+        is_candidate = is_candidate or is_left
+        gone |= set() if is_left else {stage.id}
+    if not is_candidate:
+        raise error
+    return frozenset(gone)
 
 
 def make(
@@ -240,6 +275,9 @@ def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context
         from edgevit.checking.nvidia import installed_builder
 
         return {"builder": installed_builder()}
+    if isinstance(config, Select):
+        runtimes = sorted({runtime_of(model) for model in inputs.values() if model.kind in MODEL_KINDS})
+        return {runtime: target_info(config.target, runtime, context) for runtime in runtimes}
     infos = {name: target_info(name, _runtime(config, inputs, name), context) for name in config.runs_on()}
     return infos if len(infos) > 1 else next(iter(infos.values()), None)
 

@@ -23,7 +23,7 @@ from edgevit.configs.training import Training
 from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
-LEARN_NOTHING = ("load", "export", "quantize", "compile", "bundle")
+LEARN_NOTHING = ("load", "export", "quantize", "compile", "select", "bundle")
 PARTS = {"train": {"support", "pool"}}  # roles that are parts of another
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "numpy", "pillow", "scikit-learn")
 SAME_MODULE = {runtime.package: runtime.package_with_cuda for runtime in RUNTIMES.values()}
@@ -50,7 +50,7 @@ def weights_origin(config: Stage, inputs: Mapping[str, Artifact], contents: Cont
     """
     if contents.kind not in ("checkpoint", "onnx", "engine", "bundle") or WEIGHTS_FROM in contents.provenance:
         return {}
-    source = inputs.get("init", inputs.get("model"))
+    source = inputs.get(contents.passed_on or "init", inputs.get("model"))
     origin = source.manifest.provenance.get(WEIGHTS_FROM) if source is not None else None
     if not isinstance(config, Training):
         return {} if origin is None else {WEIGHTS_FROM: origin}

@@ -24,9 +24,11 @@ from typing import Any
 
 from edgevit.artifacts import (
     MANIFEST,
+    MODEL_KINDS,
     Artifact,
     Contents,
     FileEntry,
+    InputRef,
     Json,
     Manifest,
     ancestors,
@@ -64,6 +66,15 @@ def ingredients(
         "budget": budget if config.reads_budget else None,
         "names": [recipe_name, *_names_behind(inputs)] if config.reads_names else None,
     }
+
+
+def _recorded_inputs(inputs: Mapping[str, Artifact], passed_on: str | None) -> dict[str, InputRef]:
+    """The inputs of a result. Of several models of which one is passed on, the others are not behind the result."""
+    refs = {name: artifact.ref() for name, artifact in inputs.items()}
+    if passed_on is None:
+        return refs
+    others = {name: ref for name, ref in refs.items() if ref.kind not in MODEL_KINDS}
+    return {"model": refs[passed_on], **others}
 
 
 def _names_behind(inputs: Mapping[str, Artifact]) -> list[str]:
@@ -146,7 +157,7 @@ class Store:
             stage_version=config.version,
             config=config.model_dump(mode="json"),
             ingredients=parts,
-            inputs={name: artifact.ref() for name, artifact in inputs.items()},
+            inputs=_recorded_inputs(inputs, contents.passed_on),
             files=files,
             metrics={**contents.metrics, **contents.log_metrics},
             io=contents.io,

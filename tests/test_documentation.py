@@ -80,7 +80,8 @@ def test_every_command_of_the_table_exists() -> None:
 
 
 def test_recipes_are_there() -> None:
-    assert [recipe.stem for recipe in RECIPES] == ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart"]
+    names = ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart", "students"]
+    assert [recipe.stem for recipe in RECIPES] == names
     assert all(f"recipes/{recipe.name}" in README for recipe in RECIPES)
 
 

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from edgevit.cli import app, main
-from edgevit.configs import Bundle, Compile, Evaluate, Profile, Quantize
+from edgevit.configs import Bundle, Compile, Evaluate, Profile, Quantize, kinds_of
 from edgevit.errors import RecipeError
 from edgevit.recipe import load_recipe
 from edgevit.recipes import FOLDER, find_recipe, shipped_recipe, shipped_recipes
 from tests.named_board import name_a_board
 
-NAMES = ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart"]
+NAMES = ["cifar10-10way-5shot", "jetson", "methods", "photos", "quickstart", "students"]
 FOR_READERS = Path(__file__).parents[1] / "recipes"
 
 
@@ -52,12 +52,12 @@ def test_the_file_that_a_recipe_ships_is_measured_and_judged(name: str) -> None:
     (shipped,) = (stage.model for stage in recipe.stages if isinstance(stage, Bundle))
     assert [stage.model for stage in recipe.stages if isinstance(stage, Profile)][-1] == shipped
     assert shipped in {stage.model for stage in recipe.stages if isinstance(stage, Evaluate)}
-    makes = {stage.id: type(stage).makes for stage in recipe.stages}
+    kinds = kinds_of(recipe.stages)
     measured = {stage.model for stage in recipe.stages if isinstance(stage, Profile | Evaluate)}
     # `bundle` ships the ONNX file of a compiled model, so that is measured, too.
     sources = {stage.id: stage.model for stage in recipe.stages if isinstance(stage, Compile)}
     assert {sources.get(model, model) for model in measured} <= measured
-    assert {makes[model] for model in measured - sources.keys()} <= {"onnx", "checkpoint"}
+    assert {kinds[model] for model in measured - sources.keys()} <= {"onnx", "checkpoint"}
 
 
 def test_a_name_is_a_shipped_recipe_unless_there_is_a_file_of_that_name(

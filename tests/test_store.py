@@ -41,7 +41,7 @@ def made(
     def write(out: Path, work: Path) -> Contents:
         (out / "model.txt").write_text(text)
         (out / "log.txt").write_text(str(time.time_ns()))
-        return Contents(kind=config.makes, logs=("log.txt",), log_metrics={"seconds": time.time()})
+        return Contents(kind=config.kind({}), logs=("log.txt",), log_metrics={"seconds": time.time()})
 
     return store.make(config, inputs, ingredients(config, inputs, None, None), write, **how)
 

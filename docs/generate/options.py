@@ -21,7 +21,13 @@ SHARED: dict[type[Stage], str] = {
     Training: "training"
 }  # options that several stages inherit, and the page that shows them once
 CHOSEN_BY = {"stage", "source", "loss"}  # say which record it is, and are no options
-MADE = {**KINDS, "dataset": "a data set", "report": "a report", "bundle": "a bundle"}
+MADE: dict[str | None, str] = {
+    **KINDS,
+    "dataset": "a data set",
+    "report": "a report",
+    "bundle": "a bundle",
+    None: "one of its models",
+}
 
 
 def option_pages() -> dict[str, str]:

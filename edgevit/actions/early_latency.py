@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from edgevit.artifacts import MODEL_KINDS, Artifact
+from edgevit.artifacts import MODEL_KINDS, Artifact, Kind
 from edgevit.configs import (
     Compile,
     Distill,
@@ -21,6 +21,7 @@ from edgevit.configs import (
     Report,
     Stage,
     Train,
+    kinds_of,
     references,
 )
 from edgevit.context import Context
@@ -116,25 +117,26 @@ def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Studen
     )
 
 
-def _models_behind(measurements: Iterable[Stage], stages: Iterable[Stage]) -> dict[str, ModelInLine]:
+def _models_behind(measurements: Iterable[Stage], stages: Sequence[Stage]) -> dict[str, ModelInLine]:
     """The models behind measurements by id, in the order of the recipe."""
     behind = {measurement.id for measurement in measurements}
     models: dict[str, ModelInLine] = {}
-    for stage in reversed(list(stages)):
+    kinds = kinds_of(stages)
+    for stage in reversed(stages):
         if stage.id in behind:
             names = {dotted(path): name for path, name, _ in references(stage)}
             behind.update(names.values())
-            if stage.makes in MODEL_KINDS:
-                models[stage.id] = _in_line(stage, names)
+            if kinds[stage.id] in MODEL_KINDS:
+                models[stage.id] = _in_line(stage, kinds[stage.id], names)
     return dict(reversed(models.items()))
 
 
-def _in_line(stage: Stage, names: Mapping[str, str]) -> ModelInLine:
-    """A stage's model, by the names that the stage refers to."""
+def _in_line(stage: Stage, kind: Kind, names: Mapping[str, str]) -> ModelInLine:
+    """A stage's model, by the names that the stage refers to. The model of `select` is not known before the run."""
     made_from = names.get("model") or names.get("init")
     teachers = tuple(name for path, name in names.items() if names_teacher(path))
     is_centroid = isinstance(stage, Fewshot) and stage.method == "nearest_centroid"
-    return ModelInLine(stage.id, stage.makes, made_from, teachers, is_centroid)
+    return ModelInLine(stage.id, kind, made_from, teachers, is_centroid)
 
 
 def _timed_chain(line: Sequence[Stage], profile: Profile) -> DeployedChain | None:

@@ -23,7 +23,7 @@ from edgevit.api.model import Model
 from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Run
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
-from edgevit.bounds import BATCH, COMPARED_S, MEASURED_S, THREADS, WORKERS
+from edgevit.bounds import BATCH, COMPARED_S, LOSS, MEASURED_S, NON_NEGATIVE, THREADS, WORKERS
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.errors import ArtifactError, RecipeError
 
@@ -288,42 +288,53 @@ def profile(model: ModelLike, **options: Any) -> Latency:
 
 def compare(
     model: ModelLike,
-    other: ModelLike,
+    *others: ModelLike,
     data: Data | None = None,
-    *,
     threads: int = 1,
     batch_size: int | None = None,
     duration_s: float = COMPARED_S,
     target: str = LOCAL_CPU,
+    runtime: str | Sequence[str] | None = None,
+    max_slowdown: float = 0.0,
+    max_top1_drop: float = 0.0,
 ) -> ModelComparison:
-    """Compare two models on a target: latencies interleaved in one run, accuracies on the same images.
+    """Compare models with the first on a target: latencies interleaved in one run, accuracies on the same images.
+
+    All intervals hold together with 95% confidence: those of several models are wider (Bonferroni).
 
     Args:
+        others: one or more models, each compared with `model`.
         data: labelled images as `evaluate` takes them; accuracy is left out without them.
         threads: CPU threads of the runtime.
         batch_size: images at a time; 1 by default, or the batch size that a file fixes.
-        duration_s: seconds to measure.
-        target: where both run: this machine's CPU or GPU, or a name in targets.yaml.
+        duration_s: seconds to measure each model.
+        target: where all run: this machine's CPU or GPU, or a name in targets.yaml.
+        runtime: what runs ONNX files: "onnxruntime" or "openvino" for all models, or one for each.
+        max_slowdown, max_top1_drop: what another model may lose before `is_met` is False: 0.05 is 5% of latency, 0.01
+            one point of top-1.
 
     Returns:
-        The comparison. `print` shows it in sentences, a notebook shows a table.
+        The comparison. `print` shows it in sentences, a notebook shows a table. `is_met` tells whether no model is
+        slower or less accurate than `model` beyond chance and beyond these limits.
 
     Raises:
-        RecipeError: a number is out of its range.
+        RecipeError: a number is out of its range, or there is no other model.
     """
-    from edgevit.actions.compare_models import compare_models
+    from edgevit.actions.compare_models import Limits, compare_models
 
     threads = number_argument(threads, int, THREADS, argument("compare", "threads"))
     duration_s = number_argument(duration_s, float, MEASURED_S, argument("compare", "duration_s"))
     if batch_size is not None:
         batch_size = number_argument(batch_size, int, BATCH, argument("compare", "batch_size"))
-    run_stages, artifacts, where = stages(), (_artifact(model), _artifact(other)), argument("compare", "data")
+    limits = Limits(
+        number_argument(max_slowdown, float, NON_NEGATIVE, argument("compare", "max_slowdown")),
+        number_argument(max_top1_drop, float, LOSS, argument("compare", "max_top1_drop")),
+    )
+    runtimes = [runtime] if isinstance(runtime, str) else runtime or ()
+    run_stages, artifacts, where = stages(), [_artifact(one) for one in (model, *others)], argument("compare", "data")
     with ExitStack() as inputs:
         images = None if data is None else inputs.enter_context(labelled_images(data, run_stages, where))
-        comparison = compare_models(run_stages, *artifacts, images, threads, batch_size, duration_s, target)
-    names = tuple(artifact.id for artifact in artifacts)
-    first, second = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
-    return replace(comparison, names=(first, second))
+        return compare_models(run_stages, artifacts, images, threads, batch_size, duration_s, target, runtimes, limits)
 
 
 def estimate(

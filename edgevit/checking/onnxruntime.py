@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from edgevit.checking.precision import Product
 from edgevit.configs.runtimes import ONNXRUNTIME
 from edgevit.errors import ArtifactError
 from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, Graph
 from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.marks import marked, marks_in
 from edgevit.graphs.types import short_type_name
 from edgevit.model_file import RuntimeOptions
 from edgevit.provenance import version_of
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
-
-# Every fusion keeps the name of its first node, with a prefix or suffix.
-_MARK = re.compile(r"edgevit_(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def optimize(graph: Graph, options: RuntimeOptions) -> OptimizedGraph:
         raise ArtifactError(f"it was made for {options.runtime}, not for {ONNXRUNTIME.title}")
     with TemporaryDirectory() as folder:
         file, written = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
-        file.write_bytes(_marked(graph.model).SerializeToString())
+        file.write_bytes(marked(graph.model).SerializeToString())
         inference_session(file, options, threads=1, optimized_path=written)
         with graph_tool("the graph that ONNX Runtime optimized cannot be read", "optimized.onnx"):
             optimized = Graph(onnx.load(written))
@@ -68,7 +65,7 @@ def optimize(graph: Graph, options: RuntimeOptions) -> OptimizedGraph:
         renamed = [node.name for node in graph.of_type("Conv") if node.name not in got]
         ran_as |= dict.fromkeys(renamed, "Conv")
         got |= dict.fromkeys(renamed, "float")
-    softmaxes = {index for node in optimized.nodes if node.op_type == "Softmax" for index in _marks(node)}
+    softmaxes = {index for node in optimized.nodes if node.op_type == "Softmax" for index in marks_in(node.name)}
     attending = {node.name for node in graph.attentions}
     unfused = [graph.nodes[index].name for index in sorted(softmaxes) if graph.nodes[index].name in attending]
     return OptimizedGraph(
@@ -97,22 +94,10 @@ def advice(product: Product, ran_as: str) -> str:
     return "quantize the float model with --runtime onnxruntime"
 
 
-def _marked(model: ModelProto) -> ModelProto:
-    marked = ModelProto()
-    marked.CopyFrom(model)
-    for index, node in enumerate(marked.graph.node):
-        node.name = f"edgevit_{index}_"
-    return marked
-
-
 def _products(optimized: Graph) -> Iterator[tuple[int, NodeProto, str]]:
     """For each product in the optimized graph: the index of its node in the source graph, its node, its precision."""
     for node in optimized.of_type(*OPERANDS):
         types = filter(None, map(optimized.element_type, (*node.input, *node.output)))
         precision = "int8" if node.op_type in INTEGER_PRODUCTS else short_type_name(next(types, None))
-        for index in _marks(node):
+        for index in marks_in(node.name):
             yield index, node, precision
-
-
-def _marks(node: NodeProto) -> list[int]:
-    return [int(index) for index in _MARK.findall(node.name)]

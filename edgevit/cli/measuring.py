@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -230,46 +230,81 @@ def _repeat(model: Path, receipt: Path, retry_s: float, as_json: bool) -> None:
 
 def compare(
     first: ModelPath,
-    second: Annotated[Path, typer.Argument(help="The model to compare with MODEL.", metavar="OTHER")],
+    others: Annotated[list[Path], typer.Argument(help="The models to compare with MODEL.", metavar="OTHER…")],
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of labelled images, to compare accuracy too.")
     ] = None,
     target: TargetName = default_of("Profile", "target"),
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            help="What runs ONNX files: onnxruntime or openvino, for all models; or one for each, with commas. Each "
+            "file's own by default.",
+            metavar="NAME,…",
+        ),
+    ] = "",
     threads: Threads = default_of("Profile", "threads"),
     batch: BatchOfFile = None,
     duration_s: Annotated[
-        float, number("--duration", bounds.MEASURED_S, "Duration of the measurement of both, in seconds.")
+        float, number("--duration", bounds.MEASURED_S, "Duration of the measurement of each model, in seconds.")
     ] = bounds.COMPARED_S,
+    max_slowdown: Annotated[
+        float,
+        number(
+            "--max-slowdown",
+            bounds.NON_NEGATIVE,
+            "Largest slowdown that passes: 0.05 for 5% more latency than MODEL's.",
+        ),
+    ] = 0.0,
+    max_top1_drop: Annotated[
+        float,
+        number("--max-top1-drop", bounds.LOSS, "Largest loss of top-1 that passes: 0.01 for one point below MODEL's."),
+    ] = 0.0,
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two models, timed in turns; exit status 1 if OTHER is slower or less accurate, or the timing is invalid.
+    """Compare models with the first, timed in turns; exit status 1 if one is slower or less accurate.
+
+    Differences that chance explains pass. An invalid timing gives exit status 1 too.
 
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
-    from edgevit.actions.compare_models import compare_models
+    from edgevit.actions.compare_models import Limits, compare_models
     from edgevit.actions.single_stage import single_stages
 
+    paths = (first, *others)
     with single_stages(terminal_context()) as stages:
-        models = stages.model(first), stages.model(second)
+        models = [stages.model(path) for path in paths]
         images = stages.labelled_images(data) if data else None
         _check_order_is_needed(class_order, *models)
-        model, other = (_ordered_if_unnamed(model, class_order, images) for model in models)
-        comparison = compare_models(stages, model, other, images, threads, batch, duration_s, target)
+        models = [_ordered_if_unnamed(model, class_order, images) for model in models]
+        runtimes, limits = separated(runtime) if runtime else (), Limits(max_slowdown, max_top1_drop)
+        comparison = compare_models(stages, models, images, threads, batch, duration_s, target, runtimes, limits).named(
+            names_of_paths(paths)
+        )
     if as_json:
         print_json(comparison.as_json())
     else:
-        echo("\n".join(comparison.sentences(first.name, second.name)))
-        next_command("edgevit bundle", second, "--compiled --out bundle/" if other.is_compiled else "--out bundle/")
+        echo("\n".join(comparison.sentences()))
+        if len(others) == 1:
+            options = "--compiled --out bundle/" if models[1].is_compiled else "--out bundle/"
+            next_command("edgevit bundle", others[0], options)
     if not comparison.is_met:
         raise typer.Exit(1)
+
+
+def names_of_paths(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths; the whole paths where last parts are equal."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(map(str, paths))
 
 
 def _check_order_is_needed(class_order: str | None, *models: Artifact) -> None:
     from edgevit.errors import RecipeError
 
     if class_order is not None and all(model.io.names_its_classes for model in models):
-        what = "both models name their classes, so there is no order to choose"
+        what = "all models name their classes, so there is no order to choose"
         raise RecipeError(what, where="--class-order", got=class_order, next="leave it out")
 
 

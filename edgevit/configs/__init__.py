@@ -41,7 +41,7 @@ from edgevit.configs.objectives import (
 )
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
-from edgevit.configs.stage import Budget, Stage
+from edgevit.configs.stage import Budget, Stage, kinds_of
 from edgevit.configs.stages import (
     STAGES,
     Bundle,
@@ -55,6 +55,7 @@ from edgevit.configs.stages import (
     PseudoLabel,
     Quantize,
     Report,
+    Select,
     StageConfig,
 )
 from edgevit.configs.targets import MachineTarget
@@ -124,6 +125,7 @@ __all__ = [
     "QuantizedRuntime",
     "Recipe",
     "Report",
+    "Select",
     "SoftDistillation",
     "Splits",
     "Stage",
@@ -139,6 +141,7 @@ __all__ = [
     "added_at_default",
     "idle_head",
     "input_files",
+    "kinds_of",
     "known_folders",
     "references",
     "with_absolute_files",

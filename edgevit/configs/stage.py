@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, get_args
 
 from pydantic import Field
@@ -40,7 +41,7 @@ class Budget(Frozen):
 class Stage(Frozen):
     """Base of all stages. `version` changes when a stage would give another result for the same inputs."""
 
-    makes: ClassVar[Kind]
+    makes: ClassVar[Kind | None]  # None: as its inputs, see `kind`
     version: ClassVar[int] = 1
     reads_budget: ClassVar[bool] = False
     reads_names: ClassVar[bool] = False  # of the recipe and of its stages
@@ -55,11 +56,28 @@ class Stage(Frozen):
         """The targets whose fingerprints decide the result; none if the result is the same everywhere."""
         return ()
 
+    def kind(self, kinds: Mapping[str, Kind]) -> Kind:
+        """The kind of the stage's result.
+
+        Args:
+            kinds: those of earlier results, by id.
+        """
+        assert self.makes is not None
+        return self.makes
+
     @classmethod
     def name(cls) -> str:
         """The name that recipes give as `stage`."""
         literal: str = get_args(cls.model_fields["stage"].annotation)[0]
         return literal
+
+
+def kinds_of(stages: Iterable[Stage]) -> dict[str, Kind]:
+    """The kind of each stage's result, by id."""
+    kinds: dict[str, Kind] = {}
+    for stage in stages:
+        kinds[stage.id] = stage.kind(kinds)
+    return kinds
 
 
 class OnTarget(Stage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -33,6 +34,7 @@ from edgevit.configs.fields import (
     ModelRef,
     OnnxRef,
     Opset,
+    Positive,
     QuantizedPrecision,
     ReadsKnownFiles,
     Seed,
@@ -160,7 +162,7 @@ class Export(Stage):
 
     stage: Literal["export"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     model: CheckpointRef = Field(description="Model to export.")
     opset: Opset = Field(OPSET, description="ONNX opset of the file.")
     runtime: FileRuntime = Field("onnxruntime", description="Runtime that opens the file on this machine.")
@@ -425,6 +427,39 @@ class Profile(OnTarget):
     )
 
 
+class Select(OnTarget):
+    """Take the most accurate of several models that meets a budget on a target.
+
+    Each model is evaluated on `data`, and all are timed in turns on `target`. A model meets `latency_ms` if the upper
+    bound of its p50 does. Of the models that are not told apart from the most accurate one on the same images, the
+    fastest is taken. The result is that model. If no model meets the budget, the run ends, and says which budget could
+    be met.
+    """
+
+    stage: Literal["select"]
+    makes: ClassVar[Kind | None] = None
+    models: tuple[ModelRef, ...] = Field(
+        min_length=1,
+        description="Models of one kind to choose from, at least two. A pattern such as `onnx/*` names several stages.",
+    )
+    data: AnswersComparedOn = Field(
+        description="Labelled images that the models did not learn from, such as `DATASET.val`. Test images are "
+        "refused: the accuracy of the chosen model would be too high on them."
+    )
+    latency_ms: Positive | None = Field(
+        None, description="Largest p50 latency in milliseconds. By default, that of the recipe's budget."
+    )
+    size_mib: Positive | None = Field(
+        None, description="Largest size of the model file in MiB. By default, that of the recipe's budget."
+    )
+    batch_size: BatchSize = Field(1, description="Number of images in a batch, while the models are timed.")
+    threads: Threads = Field(1, description="Number of CPU threads of the runtime, while the models are timed.")
+    duration_s: MeasuredSeconds = Field(1.0, description="Time of the measurement of each model in seconds.")
+
+    def kind(self, kinds: Mapping[str, Kind]) -> Kind:
+        return next((kinds[name] for name in self.models if name in kinds), "onnx")
+
+
 class Check(Stage):
     """Ask NVIDIA's builder whether TensorRT takes an ONNX file and in which precision it runs, without a GPU.
 
@@ -542,6 +577,7 @@ StageConfig = Annotated[
     | Compile
     | Evaluate
     | Profile
+    | Select
     | Check
     | Bundle
     | Report,

@@ -378,7 +378,8 @@ class Distillation(Training):
     teacher_view: Literal["same", "plain"] = Field(
         "same",
         description="Image that the teacher sees: the student's view, or the plain image. The plain image is computed "
-        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then.",
+        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then. For mixed images, "
+        "its features are mixed in the same shares.",
     )
     streams: tuple[Stream, ...] = Field(min_length=1, description="Sources of training images.")
     objectives: tuple[Objective, ...] = Field(
@@ -397,8 +398,6 @@ class Distillation(Training):
         return self
 
     def _check_plain_view(self) -> None:
-        if self.augmentation.mixes:
-            raise ValueError("teacher_view: plain does not work with mixed images: leave out mixup and cutmix")
         if self.teacher_cache is not None:
             raise ValueError("teacher_view: plain needs no teacher_cache: leave it out")
         for term in self.objectives:

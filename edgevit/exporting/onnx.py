@@ -21,6 +21,7 @@ from edgevit.artifacts import IOSpec
 from edgevit.errors import ArtifactError, first_line, is_out_of_memory
 from edgevit.exporting.layers import layers_by_output, name_nodes
 from edgevit.graphs.files import write_onnx
+from edgevit.graphs.walk import opset_of
 from edgevit.models.embedding import WithEmbedding, classifiers
 from edgevit.models.folding import fused_branches
 from edgevit.models.timm_models import timm_model
@@ -57,6 +58,7 @@ def onnx_from_module(
     """Export a classifier in eval mode. Parallel branches are fused if timm can re-parameterize the model.
 
     If `spec` has an embedding, the classifier's input becomes the second output. Nodes are named after their layers.
+    An exporter that writes another opset than `opset` has failed.
 
     Attempts, in order: torch.export with the requested batch size, torch.export with batch size 1, TorchScript with
     the requested batch size, TorchScript with batch size 1.
@@ -77,6 +79,7 @@ def onnx_from_module(
                 with _quiet(), torch.no_grad():
                     model = exporter(deployed, spec, opset, dynamic)
                     _check_batch_is_open(model, dynamic)
+                    _check_opset(model, opset)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
@@ -108,6 +111,12 @@ def reparameterized(module: nn.Module, spec: IOSpec) -> nn.Module:
 def _check_batch_is_open(model: ModelProto, dynamic: bool) -> None:
     if dynamic and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
         raise ValueError("the batch size became a constant")
+
+
+def _check_opset(model: ModelProto, opset: int) -> None:
+    # torch.export writes opset 18, and converts few graphs back to opset 17.
+    if opset_of(model) != opset:
+        raise ValueError(f"opset {opset_of(model)} in place of {opset}")
 
 
 def _dynamo(module: nn.Module, spec: IOSpec, opset: int, dynamic: bool) -> ModelProto:

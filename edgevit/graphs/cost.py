@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from edgevit.graphs.graph import CONVOLUTIONS, OPERANDS, Graph
+from edgevit.graphs.tensors import bytes_of_constant
 from edgevit.graphs.types import BITS, short_type_name, type_name
 from edgevit.graphs.walk import integer_attribute
 
@@ -50,7 +51,7 @@ def weights_bytes(graph: Graph) -> dict[str, int]:
     """Bytes of the graph's constants by their type, most first."""
     by_type: Counter[str] = Counter()
     for tensor in graph.constants.values():
-        by_type[type_name(tensor.data_type)] += _bytes(tuple(tensor.dims), tensor.data_type)
+        by_type[type_name(tensor.data_type)] += bytes_of_constant(tensor)
     return dict(by_type.most_common())
 
 
@@ -108,8 +109,6 @@ def _sizes(graph: Graph, name: str) -> list[int] | None:
 
 def _bytes_of(name: str, graph: Graph) -> int | None:
     sizes, element = _sizes(graph, name), graph.element_type(name)
-    return None if sizes is None or element is None else _bytes(sizes, element)
-
-
-def _bytes(sizes: list[int] | tuple[int, ...], element: int) -> int:
+    if sizes is None or element is None:
+        return None
     return math.ceil(math.prod(sizes) * BITS.get(short_type_name(element), 32) / 8)

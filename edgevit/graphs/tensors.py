@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -9,6 +11,7 @@ import onnx.shape_inference
 from onnx import ModelProto, TensorProto
 
 from edgevit.graphs.guard import with_inferred_shapes
+from edgevit.graphs.types import BITS, short_type_name
 from edgevit.graphs.walk import nodes
 
 
@@ -58,6 +61,11 @@ def constants_of(model: ModelProto) -> dict[str, TensorProto]:
     """The constant tensors of the main graph by their names: initializers, and tensors of Constant nodes."""
     of_nodes = {node.output[0]: tensor for node in model.graph.node if (tensor := _constant_tensor(node)) is not None}
     return {tensor.name: tensor for tensor in model.graph.initializer} | of_nodes
+
+
+def bytes_of_constant(tensor: TensorProto) -> int:
+    """Bytes of a stored tensor."""
+    return math.ceil(math.prod(map(int, tensor.dims)) * BITS.get(short_type_name(tensor.data_type), 32) / 8)
 
 
 def with_stored_constants(model: ModelProto) -> ModelProto:

@@ -1,8 +1,9 @@
 """Latency: the package's only clock, its statistics, and the conditions of a measurement."""
 
 from edgevit.profiling.loop import Clock, MeasurePlan, Opener, WallClock, Work
-from edgevit.profiling.measure import Comparison, Measurement, interleaved, measure
+from edgevit.profiling.measure import Measurement, measure
 from edgevit.profiling.meters import Meter, Reading
+from edgevit.profiling.race import Comparison, comparisons_of_turns, interleaved
 from edgevit.profiling.statistics import Interval, nearest_rank
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Reading",
     "WallClock",
     "Work",
+    "comparisons_of_turns",
     "interleaved",
     "measure",
     "nearest_rank",

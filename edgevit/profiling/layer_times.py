@@ -1,36 +1,59 @@
-"""The times of an engine's layers, by TensorRT's profiler.
+"""The times of a model's layers, by the profiler of its runtime.
 
-The profiler times each layer by itself, so the sum of the layers may be longer than a run of the engine.
+A profiler slows a run, and TensorRT's times each layer by itself. So the layers are timed in a run of their own, beside
+a run without the profiler, and their sum is another number than the latency.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from edgevit.artifacts import Json
-from edgevit.profiling.measure import Label
+from edgevit.profiling.loop import SHORTEST_MS, MeasurePlan, WallClock, Work
+from edgevit.profiling.measure import Label, Measurement
+
+MOST_TIMES = 100_000  # that a profiler keeps: of all layers in all runs
+FEWEST_RUNS = 10
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The time of a layer in a run: mean and median over the runs, in ms."""
+    """The time of a layer in a run: mean and median over the runs, in ms.
+
+    Attributes:
+        operator: in the runtime's names; "" where it is not told.
+        nodes: the nodes of the ONNX file in it; of a checkpoint, its module. Empty if the runtime does not tell them.
+        bytes: that it reads and writes, weights included; None where they are not told.
+        macs: multiply-accumulates, where the runtime tells them; None otherwise.
+        is_int8: whether it multiplies in 8 bits.
+    """
 
     name: str
     mean_ms: float
     median_ms: float
+    operator: str = ""
+    nodes: tuple[str, ...] = ()
+    bytes: int | None = None
+    macs: int | None = None
+    is_int8: bool = False
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """The times of the layers of an engine, in the order of execution.
+    """The times of the layers of a model, in the order of execution.
 
     Attributes:
         runs: the number of runs that the profiler has timed.
         batch_size: images in a run.
         engine_ms: the median time of a run without the profiler.
         warnings, invalid: of that run and the profiler's, a sentence each; see `Measurement`.
+        profiled_ms: the median time of a run with the profiler; None where it is not told.
+        runtime: with its version; "" for an engine, whose record tells it.
+        threads: CPU threads; None on a GPU.
     """
 
     layers: tuple[LayerTime, ...]
@@ -41,6 +64,14 @@ class LayerTimes:
     label: Label
     warnings: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
+    profiled_ms: float | None = None
+    runtime: str = ""
+    threads: int | None = None
+
+    @property
+    def overhead(self) -> float | None:
+        """The time that the profiler adds to a run, as a share of a run without it; None where it is not told."""
+        return None if self.profiled_ms is None else self.profiled_ms / max(self.engine_ms, SHORTEST_MS) - 1
 
     @property
     def sum_ms(self) -> float:
@@ -68,4 +99,70 @@ class LayerTimes:
 
     def to_json(self) -> Json:
         """Everything but the layers' own times."""
-        return {**{name: value for name, value in asdict(self).items() if name != "layers"}, "sum_ms": self.sum_ms}
+        told = {name: value for name, value in asdict(self).items() if name != "layers"}
+        return {**told, "sum_ms": self.sum_ms, "overhead": self.overhead}
+
+
+@dataclass(frozen=True)
+class ProfiledRuns:
+    """Runs under a profiler.
+
+    Attributes:
+        warmup: runs at the start that do not count.
+        samples_ms: the time of each counted run.
+    """
+
+    warmup: int
+    samples_ms: tuple[float, ...]
+
+
+def run_profiled(work: Work, plan: MeasurePlan, plain: Measurement, layers: int) -> ProfiledRuns:
+    """Run a model under its profiler for about the time of a plan.
+
+    Args:
+        plain: the run without the profiler.
+        layers: the number of times that the profiler keeps of a run, which limits the runs.
+    """
+    expected_ms = max(plain.percentile_ms(50), SHORTEST_MS)
+    most = max(FEWEST_RUNS, MOST_TIMES // max(1, layers))
+    runs = min(most, max(plan.min_runs, round(1e3 * plan.duration_s / expected_ms)))
+    warmup = min(runs, max(0, round(1e3 * plan.warmup_s / expected_ms)))
+    clock = WallClock()
+    for _ in range(warmup):
+        work()
+    return ProfiledRuns(warmup, tuple(clock.time_ms(work) for _ in range(runs)))
+
+
+def times_by_layer(runs: Iterable[Iterable[tuple[str, float]]]) -> dict[tuple[str, int], list[float]]:
+    """Times (ms) of each layer over the runs, by its name and its place among layers of that name in a run."""
+    times = defaultdict[tuple[str, int], list[float]](list)
+    for run in runs:
+        seen = defaultdict[str, int](int)
+        for name, ms in run:
+            times[name, seen[name]].append(ms)
+            seen[name] += 1
+    return dict(times)
+
+
+def layer_times(
+    layers: Sequence[LayerTime], profiled: ProfiledRuns, plain: Measurement, target: str, runtime: str, threads: int
+) -> LayerTimes:
+    """The times of a model on this machine, from its layers and from the runs with and without the profiler."""
+    return LayerTimes(
+        tuple(layers),
+        runs=len(profiled.samples_ms),
+        batch_size=plain.plan.batch_size,
+        engine_ms=plain.percentile_ms(50),
+        target=target,
+        label=plain.label,
+        warnings=plain.warnings,
+        invalid=plain.invalid,
+        profiled_ms=float(np.median(profiled.samples_ms)),
+        runtime=runtime,
+        threads=threads,
+    )
+
+
+def mean_and_median(times_ms: Sequence[float]) -> tuple[float, float]:
+    """Of the times of a layer, in ms."""
+    return float(np.mean(times_ms)), float(np.median(times_ms))

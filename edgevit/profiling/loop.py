@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from bisect import bisect_left, bisect_right
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import (  # noqa: UP035 - Python 3.8 cannot subscript others
     Any,
@@ -26,11 +26,11 @@ from typing import (  # noqa: UP035 - Python 3.8 cannot subscript others
 Boundary = Literal["compute", "end_to_end"]
 Work = Callable[[], object]
 Opener = Callable[[], "AbstractContextManager[Work]"]
-Turns = Tuple[List[float], List[float]]  # noqa: UP006
+Turns = List[List[float]]  # noqa: UP006 - latencies (ms) of each model in a start
 Part = Tuple[str, Callable[[Any], Any]]  # noqa: UP006 - a name and a function of what the part before returns
 
 SLOT_MS = 20.0
-STARTS = 12  # times that a race loads both models; with fewer, one disturbed start moves the interval
+STARTS = 12  # times that a race loads its models; with fewer, one disturbed start moves the interval
 SHORTEST_MS = 1e-3
 STEADY_C_PER_MIN = 0.5  # a temperature that changes more slowly is steady. Chosen, as is usual for boards
 STEADY_OVER_S = 30.0  # the time over which the slope is taken. Chosen: half a minute shows 0.5 °C a minute as 0.25 °C
@@ -263,42 +263,39 @@ def slope_per_min(readings: list[tuple[float, float | None]]) -> float | None:
     return 60 * sum((time_s - middle_s) * (value - middle) for time_s, value in last) / spread if spread else None
 
 
-def run_in_turns(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock) -> list[Turns]:
-    """Latencies (ms) of two models that take turns: those of `a` and those of `b`, for each of `STARTS` starts.
+def run_in_turns(openers: Sequence[Opener], plan: MeasurePlan, clock: Clock) -> list[Turns]:
+    """Latencies (ms) of models that take turns: those of each model, for each of `STARTS` starts.
 
-    Each start loads both models anew. `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
+    Each start loads all models anew. `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
     The models change places from start to start.
     """
-    starts = []
-    for index in range(STARTS):
-        if index % 2:
-            starts.append(_one_start(a, b, plan, clock))
-        else:
-            b_ms, a_ms = _one_start(b, a, plan, clock)
-            starts.append((a_ms, b_ms))
-    return starts
+    return [_one_start(openers, order_of_start(start, len(openers)), plan, clock) for start in range(STARTS)]
 
 
-def _one_start(first: Opener, second: Opener, plan: MeasurePlan, clock: Clock) -> Turns:
-    """Latencies (ms) of two models in one start, equally many of each.
+def order_of_start(start: int, models: int) -> list[int]:
+    """The order of the models in a start: a row of Williams' square (1949), which is 0, 1, −1, 2, −2, … moved on.
 
-    A turn lasts about `SLOT_MS`. Its first run is not counted: the caches then hold the other model's data.
+    Over as many starts as there are models, each model takes each place once. There and back, each model follows each
+    other model equally often. Two models change places from start to start.
     """
-    with first() as first_run, second() as second_run:
-        runs = max(_runs_in_a_slot(work, plan, clock) for work in (first_run, second_run))
-        first_ms: list[float] = []
-        second_ms: list[float] = []
-        end_s = clock.now_s() + 2 * plan.duration_s / STARTS
-        while clock.now_s() < end_s or len(first_ms) < plan.min_runs / STARTS:
-            for samples_ms, work in (
-                (first_ms, first_run),
-                (second_ms, second_run),
-                (second_ms, second_run),
-                (first_ms, first_run),
-            ):
-                work()
-                samples_ms += [clock.time_ms(work) for _ in range(runs)]
-    return first_ms, second_ms
+    return [((place + 1) // 2 * (1 if place % 2 else -1) + start + 1) % models for place in range(models)]
+
+
+def _one_start(openers: Sequence[Opener], order: Sequence[int], plan: MeasurePlan, clock: Clock) -> Turns:
+    """Latencies (ms) of each model in one start, equally many of each. Two models take turns as ABBA.
+
+    A turn lasts about `SLOT_MS`. Its first run is not counted: the caches then hold another model's data.
+    """
+    latencies_ms: Turns = [[] for _ in openers]
+    with ExitStack() as opened:
+        works = {model: opened.enter_context(openers[model]()) for model in order}
+        runs = max(_runs_in_a_slot(work, plan, clock) for work in works.values())
+        end_s = clock.now_s() + len(openers) * plan.duration_s / STARTS
+        while clock.now_s() < end_s or len(latencies_ms[0]) < plan.min_runs / STARTS:
+            for model in (*order, *reversed(order)):
+                works[model]()
+                latencies_ms[model] += [clock.time_ms(works[model]) for _ in range(runs)]
+    return latencies_ms
 
 
 def _runs_in_a_slot(work: Work, plan: MeasurePlan, clock: Clock) -> int:

@@ -11,20 +11,16 @@ import numpy as np
 
 from edgevit.profiling.conditions import hottest_c, load_average
 from edgevit.profiling.loop import (
-    SHORTEST_MS,
     STEADY_OVER_S,
     Clock,
     MeasurePlan,
-    Opener,
     Runs,
     Soak,
     Start,
-    Turns,
     WallClock,
     WarmUp,
     Work,
     run_alone,
-    run_in_turns,
     soak,
 )
 from edgevit.profiling.meters import Meter, Reading
@@ -35,7 +31,6 @@ from edgevit.profiling.statistics import (
     drift,
     nearest_rank,
     percentile_interval,
-    ratio_over_starts,
     trend_chance,
 )
 from edgevit.profiling.telemetry import NOT_SAMPLED, Processor, Telemetry
@@ -130,50 +125,6 @@ class Measurement:
         return bounds
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two models measured in turns: latency of `a` over latency of `b`, with a 95% interval over starts."""
-
-    a: Measurement
-    b: Measurement
-    ratio: float
-    interval: Interval
-
-    @property
-    def invalid(self) -> tuple[str, ...]:
-        """Reasons why the ratio is none of the device in its stated mode. Both models share them."""
-        return self.a.invalid
-
-    @classmethod
-    def of_turns(
-        cls,
-        starts: Sequence[Turns],
-        plan: MeasurePlan,
-        conditions: Mapping[str, Any],
-        label: Label = "measured",
-        telemetry: Telemetry | None = None,
-        doubts: tuple[str, ...] = (),
-    ) -> Comparison:
-        """The comparison of two models from their latencies in each start, as `run_in_turns` gives them.
-
-        Args:
-            telemetry: of the whole program. Clocks fall while a model is loaded, so they are left out.
-            doubts: of both timings.
-        """
-        ratio, interval = ratio_over_starts([_median_ratio(*map(np.asarray, start)) for start in starts])
-        receipt = {**plan.__dict__, "order": "ABBA", "starts": len(starts), **conditions}
-        a, b = (
-            Measurement(np.concatenate(samples), plan, receipt, label, doubts, telemetry and telemetry.without_clocks())
-            for samples in zip(*starts, strict=True)
-        )
-        return cls(a, b, ratio, interval)
-
-    @property
-    def is_replayed(self) -> bool:
-        """Whether the times are recorded ones, which say nothing about the two models."""
-        return self.a.label == "replayed"
-
-
 def measure(
     work: Work,
     plan: MeasurePlan,
@@ -193,7 +144,7 @@ def measure(
         meters: measure the span of the counted runs, if the plan asks to watch the machine.
         processor: the one that runs `work`.
     """
-    receipt, clock = {**(conditions or {}), **plan.__dict__, **_load_now()}, clock or WallClock()
+    receipt, clock = {**(conditions or {}), **plan.__dict__, **load_now()}, clock or WallClock()
     meters = meters if plan.is_watched else ()
     soaked = soak(work, plan.soak_s, temperature_c, clock) if plan.soak_s else None
     runs, readings = _metered(work, plan, clock, meters)
@@ -302,27 +253,9 @@ def doubts_of_soak(soaked: Soak | None) -> tuple[str, ...]:
     )
 
 
-def interleaved(a: Opener, b: Opener, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
-    """Measure two models in turns. Each of `loop.STARTS` starts loads both models anew.
-
-    Within a start the models take turns (ABBA), so that drifting clocks and busy neighbors hit both alike. Between
-    starts their weights and buffers move in memory, which changes the speed of small models by some per cent; a single
-    start would mistake this for a difference (Kalibera and Jones 2013). The interval is therefore over starts.
-
-    Args:
-        a, b: each call loads the model and yields a function that runs it once; closed at the end of the start.
-        plan: `duration_s`, `warmup_s` and `min_runs` are per model, divided among the starts.
-    """
-    load = _load_now()
-    return Comparison.of_turns(run_in_turns(a, b, plan, clock or WallClock()), plan, load)
-
-
-def _load_now() -> dict[str, Any]:
+def load_now() -> dict[str, Any]:
+    """The load of the machine, for the conditions."""
     return {"load_average_1min_at_start": load_average()}
-
-
-def _median_ratio(a_ms: Samples, b_ms: Samples) -> float:
-    return max(nearest_rank(a_ms, 50), SHORTEST_MS) / max(nearest_rank(b_ms, 50), SHORTEST_MS)
 
 
 def _warnings(samples_ms: Samples) -> list[str]:

@@ -20,7 +20,7 @@ FEWEST_RUNS: Mapping[float, int] = {50: 1, 90: 64, 99: 662}
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval."""
+    """An interval, of 95% unless its owner says another confidence."""
 
     low: float
     high: float
@@ -83,8 +83,8 @@ def _dependence(values: Samples) -> float:
     return min(max(float(centered[:-1] @ centered[1:]) / square + 1 / len(values), 0.0), 0.9) if square else 0.0
 
 
-def ratio_over_starts(ratios: Sequence[float]) -> tuple[float, Interval]:
-    """The typical ratio of two latencies and its 95% interval, from one ratio per start.
+def ratio_over_starts(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:
+    """The typical ratio of two latencies and its interval, from one ratio per start.
 
     Hodges and Lehmann's estimate and Wilcoxon's exact interval (Hodges and Lehmann 1963), on logarithms. They assume
     only that the logarithms are symmetric about the typical ratio, and one disturbed start changes them little.
@@ -92,21 +92,22 @@ def ratio_over_starts(ratios: Sequence[float]) -> tuple[float, Interval]:
     logarithms = np.log(np.asarray(ratios))
     rows, columns = np.triu_indices(len(logarithms))
     walsh_averages = np.sort((logarithms[rows] + logarithms[columns]) / 2)
-    passed_over = _outside_wilcoxon_interval(len(logarithms))
+    passed_over = _outside_wilcoxon_interval(len(logarithms), confidence)
     bounds = walsh_averages[passed_over], walsh_averages[len(walsh_averages) - 1 - passed_over]
     return math.exp(np.median(walsh_averages)), Interval(*(math.exp(bound) for bound in bounds))
 
 
-def _outside_wilcoxon_interval(count: int) -> int:
-    """Number of Walsh averages of `count` values below Wilcoxon's 95% interval; equally many lie above it.
+def _outside_wilcoxon_interval(count: int, confidence: float) -> int:
+    """Number of Walsh averages of `count` values below Wilcoxon's interval; equally many lie above it.
 
-    An interval needs at least six values.
+    An interval of 95% needs at least six values; of 1 − c, as many that 2^-count is at most c / 2.
     """
     ways = np.zeros(count * (count + 1) // 2 + 1)  # number of sets of positive ranks with each sum
     ways[0] = 1
     for rank in range(1, count + 1):
         ways[rank:] += ways[:-rank].copy()
-    return int(np.searchsorted(np.cumsum(ways) / 2**count, 0.025, side="right")) - 1
+    outside = round((1 - confidence) / 2, 12)  # 0.025 for 95%, without the error of the difference
+    return int(np.searchsorted(np.cumsum(ways) / 2**count, outside, side="right")) - 1
 
 
 def coefficient_of_variation(samples_ms: Samples) -> float:

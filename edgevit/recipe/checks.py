@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgevit.artifacts import Kind
+from edgevit.artifacts import MODEL_KINDS, Kind
 from edgevit.configs import (
     Bundle,
     Compile,
@@ -19,7 +19,9 @@ from edgevit.configs import (
     Quantize,
     Recipe,
     Report,
+    Select,
     Stage,
+    kinds_of,
     references,
 )
 from edgevit.configs.fields import MEASUREMENTS, Takes
@@ -59,17 +61,24 @@ class _Before:
 
 
 def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
-    """Replace each pattern in the `of` of a report by the earlier measurements that match."""
-    of = getattr(stage, "of", None)
-    if of is None:
+    """Replace each pattern in the `of` of a report, or the `models` of `select`, by the earlier results that match."""
+    field, wanted = ("models", MODEL_KINDS) if isinstance(stage, Select) else ("of", MEASUREMENTS)
+    given = getattr(stage, field, None)
+    if given is None:
         return stage
-    measurements = [measurement.id for measurement in earlier if measurement.makes in MEASUREMENTS]
-    names = [match for name in of for match in (fnmatch.filter(measurements, name) if "*" in name else [name])]
-    return stage.model_copy(update={"of": tuple(dict.fromkeys(names)) or of})
+    results = [id for id, kind in kinds_of(earlier).items() if kind in wanted]
+    names = [match for name in given for match in (fnmatch.filter(results, name) if "*" in name else [name])]
+    return stage.model_copy(update={field: tuple(dict.fromkeys(names)) or given})
 
 
 def within_budget(stage: Stage, recipe: Recipe) -> Stage:
-    """A stage `quantize` with the budget's limit as `max_top1_drop`, if its validation images have labels."""
+    """The stage with limits from the budget: `max_top1_drop` of `quantize`, latency and size of `select`.
+
+    A stage `quantize` gets the limit only if its validation images have labels.
+    """
+    if isinstance(stage, Select):
+        limits = {name: getattr(recipe.budget, name) for name in ("latency_ms", "size_mib")}
+        return stage.model_copy(update={name: limit for name, limit in limits.items() if getattr(stage, name) is None})
     limit = recipe.budget.top1_drop
     if not isinstance(stage, Quantize) or stage.validation is None or stage.max_top1_drop is not None or limit is None:
         return stage
@@ -95,7 +104,7 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             near = ", ".join(nearest_models(unknown_model)) or None
             hint = "edgevit models lists compact students"
             yield RecipeError(f"timm has no model '{unknown_model}'", where=place("model"), expected=near, next=hint)
-        if problem := _problem_of_engine(stage, engines) or _problem_of_target(stage, kinds, engines, folder):
+        if problem := _problem_of_target(stage, kinds, engines, folder):
             yield RecipeError(problem.what, where=place("target"), expected=problem.expected)
         if isinstance(stage, Bundle):
             for field, problem in _problems_of_bundle(stage, engines, recipe.stages[:index]):
@@ -104,14 +113,21 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
         for path, name, takes in references(stage):
             if problem := _problem_of(stage, path, name, takes, before):
                 yield RecipeError(problem.what, where=place(*path), got=name, expected=problem.expected)
-        kinds[stage.id] = stage.makes
+        kinds[stage.id] = stage.kind(kinds)
         if isinstance(stage, Compile) and stage.target != LOCAL_CPU:
             engines[stage.id] = stage
+        if isinstance(stage, Select) and stage.models[0] in engines:
+            engines[stage.id] = engines[stage.models[0]]
 
 
-def _problem_of_engine(stage: Stage, engines: Mapping[str, Compile]) -> Problem | None:
+def _models_of(stage: Stage) -> tuple[str, ...]:
+    """The models that a stage reads."""
+    return stage.models if isinstance(stage, Select) else (getattr(stage, "model", ""),)
+
+
+def _problem_of_engine(stage: Stage, model: str, engines: Mapping[str, Compile]) -> Problem | None:
     """A model that was compiled on another target than the one that would run it."""
-    engine = engines.get(getattr(stage, "model", ""))
+    engine = engines.get(model)
     if engine is None:
         return None
     target = getattr(stage, "target", engine.target)
@@ -150,14 +166,24 @@ def _problem_of_deepstream(bundle: Bundle, is_tensorrt: bool, earlier: Sequence[
 
 
 def _problem_of_target(
-    stage: Stage, kinds: Mapping[str, Kind], engines: Collection[str], folder: Path
+    stage: Stage, kinds: Mapping[str, Kind], engines: Mapping[str, Compile], folder: Path
 ) -> Problem | None:
-    """The first problem with the target of a stage. The files of targets are read only if a stage names one of them."""
+    """The first problem with the target of a stage, for any of its models."""
+    for model in _models_of(stage):
+        problem = _problem_of_engine(stage, model, engines) or _problem_with_model(stage, model, kinds, engines, folder)
+        if problem:
+            return problem
+    return None
+
+
+def _problem_with_model(
+    stage: Stage, model: str, kinds: Mapping[str, Kind], engines: Collection[str], folder: Path
+) -> Problem | None:
+    """A target that does not run a model. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
     if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
-    model: str = getattr(stage, "model", "")
     kind = kinds.get(model)
     if name == LOCAL_GPU and kind == "engine" and model not in engines:
         what = f"'{model}' is compiled for this machine's CPU"
@@ -208,6 +234,10 @@ def _problem_of(stage: Stage, path: tuple[str | int, ...], name: str, takes: Tak
         checks.append(lambda: _tests_learned_images(name, before.recipe))
     if takes.needs_labels:
         checks.append(lambda: _lacks_labels(name, stage, before.kinds))
+    if isinstance(stage, Select) and path[0] == "models":
+        checks.append(lambda: _no_choice(stage, name, before.kinds))
+    if isinstance(stage, Select) and path == ("data",):
+        checks.append(lambda: _nothing_to_compare_by(name, before.recipe))
     if isinstance(stage, Bundle) and path == ("support",):
         checks.append(lambda: _without_embedding(stage, before.earlier))
     if isinstance(stage, Report) and path == ("deployed",):
@@ -234,6 +264,23 @@ def _wrong_reference(name: str, wanted: tuple[Kind, ...], before: _Before) -> Pr
     hint = did_you_mean(name, kinds) or ""
     what = f"there is no stage '{name}'. {hint}".rstrip()
     return Problem(what, f"an earlier {expected}: {', '.join(candidates) or 'there is none'}")
+
+
+def _no_choice(select: Select, name: str, kinds: Mapping[str, Kind]) -> Problem | None:
+    """A model that is the only one, or of another kind than the first."""
+    if len(select.models) == 1:
+        return Problem("there is nothing to select from one model", "two models or more")
+    if kinds[name] != kinds[select.models[0]]:
+        what = f"'{name}' is of another kind than '{select.models[0]}', and select takes models of one kind"
+        return Problem(what, f"a {kinds[select.models[0]]}")
+    return None
+
+
+def _nothing_to_compare_by(name: str, recipe: Recipe) -> Problem | None:
+    """Images without labels, of which no accuracy can be measured."""
+    if not _has_no_labels(name, recipe):
+        return None
+    return Problem(f"'{name}' has no labels, by which select compares models", "a role with labels, such as NAME.val")
 
 
 def _wrong_dataset(name: str, kinds: Mapping[str, Kind], recipe: Recipe) -> Problem | None:

@@ -18,6 +18,7 @@ from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
+from edgevit.report.selection import selections
 from edgevit.report.text import latency_facts, markdown
 from edgevit.report.variants import Lineup, data_of, lineup
 from edgevit.report.verdict import outcome, verdict_json, verdict_on
@@ -66,6 +67,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "variants": [variant.as_json() for variant in models.variants],
         "advice": about_supports(models),
         "table_note": _table_note(models),
+        "selections": selections(models),
         "learned_from": learned_from(models),
         "corruptions": under_corruption(models),
         "episodes": over_episodes(models),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgevit.artifacts import Json, ancestors
+from edgevit.artifacts import Artifact, InputRef, Json, ancestors
 from edgevit.data.duplicates import Overlap
 from edgevit.provenance import data_behind, share_images
 from edgevit.report.text import MOST_IMAGES
@@ -45,19 +45,28 @@ def learned_too(lineup: Lineup, in_verdict: bool) -> Iterator[str]:
 
 
 def validated_too(lineup: Lineup) -> Iterator[str]:
-    """A sentence for each accuracy on labelled images that also decided which quantized form ships."""
+    """A sentence for each accuracy on labelled images that also decided which model or quantized form ships."""
     for variant in lineup.variants:
         if variant.evaluation is None:
             continue
         tested = data_of(variant.evaluation)
-        for quantized in ancestors(variant.model):
-            validation = quantized.manifest.inputs.get("validation")
-            is_judged = quantized.manifest.stage == "quantize" and "top1_drop" in quantized.metrics
-            if validation is not None and is_judged and share_images(validation, tested):
+        for chosen in ancestors(variant.model):
+            data, what = _chosen_by(chosen)
+            if data is not None and share_images(data, tested):
                 yield (
-                    f"{variant.id}: '{quantized.id}' chose the quantized form by its accuracy on {validation.id}. So "
-                    f"the accuracy on {tested.id} may be too high."
+                    f"{variant.id}: '{chosen.id}' chose {what} by its accuracy on {data.id}. So the accuracy on "
+                    f"{tested.id} may be too high."
                 )
+
+
+def _chosen_by(chosen: Artifact) -> tuple[InputRef | None, str]:
+    """The images whose accuracy decided what a stage made, and what it chose; None where no accuracy decided."""
+    stage, inputs = chosen.manifest.stage, chosen.manifest.inputs
+    if stage == "select":
+        return inputs["data"], "the model"
+    if stage == "quantize" and "top1_drop" in chosen.metrics:
+        return inputs.get("validation"), "the quantized form"
+    return None, ""
 
 
 def cross_validated(lineup: Lineup) -> Iterator[str]:

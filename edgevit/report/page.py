@@ -60,6 +60,8 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
+        selections=[_selection(selection) for selection in report["selections"]],
+        selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),
         learned_from_note=text.LEARNED_FROM_NOTE,
         classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
@@ -121,6 +123,16 @@ def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     shown = [v.id for v in lineup.variants if v.accuracy and v.timing and v.timing.is_judged]
     missing = [variant.id for variant in lineup.variants if variant.id not in shown]
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
+
+
+def _selection(selection: Json) -> Json:
+    """One selection: a sentence, a row and a reason for each model, and the winner."""
+    return {
+        "sentence": text.selection_sentence(selection),
+        "rows": text.selection_rows(selection),
+        "notes": text.selection_notes(selection),
+        "winner": selection["winner"],
+    }
 
 
 def _latency(deployed: Variant) -> Json | None:

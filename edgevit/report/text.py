@@ -159,6 +159,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
         *_every_class(report["classes"]),
+        *(text for selection in report["selections"] for text in _selection(selection)),
         *_learned_from(report["learned_from"]),
         *(text for advice in report["advice"] for text in _about_a_support(advice)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
@@ -337,6 +338,49 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)
     yield _paragraph(episode_note(group))
+
+
+SELECTION_HEADER = ("model", "top-1", "p50", "size", "front")
+
+
+def selection_sentence(selection: Mapping[str, Any]) -> str:
+    """What a `select` stage chose, from how many models, by which images, on which target, within which limits."""
+    named = {"latency_ms": "ms", "size_mib": "MiB"}
+    limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if limit is not None]
+    return (
+        f"'{selection['id']}' took {selection['winner']} of {len(selection['models'])} models within "
+        f"{' and '.join(limits) or 'no limit'}, by top-1 on {selection['data']} ({selection['n']:,} images) and p50 in "
+        f"turns on {selection['target']}."
+    )
+
+
+def selection_rows(selection: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each model of a selection, under SELECTION_HEADER; a mark for the Pareto front."""
+    return [
+        (
+            model["id"],
+            f"{model['top1']['value']:.1%} ({model['top1']['low']:.1%} to {model['top1']['high']:.1%})",
+            f"{milliseconds(model['p50_ms']['value'])} ({model['p50_ms']['low']:.3g} to {model['p50_ms']['high']:.3g})",
+            size(model["size_bytes"]),
+            "yes" if model["on_front"] else "no",
+        )
+        for model in selection["models"]
+    ]
+
+
+def selection_notes(selection: Mapping[str, Any]) -> list[str]:
+    """Why the winner won and each other model did not, the winner first."""
+    models = sorted(selection["models"], key=lambda model: model["id"] != selection["winner"])
+    reasons = [f"{model['id']}: {model['reason']}." for model in models]
+    return [*reasons, *(f"{dropped['id']} dropped out: {dropped['reason']}." for dropped in selection["dropped"])]
+
+
+def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield "## Selection"
+    yield _paragraph(selection_sentence(selection))
+    yield _aligned([SELECTION_HEADER, *selection_rows(selection)])
+    yield "\n".join(_paragraph(f"- {note}") for note in selection_notes(selection))
 
 
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")

@@ -116,9 +116,12 @@ class HostSession(LocalSession):
         check_batch(self.spec, plan.batch_size)
         if plan.boundary == "end_to_end":
             return end_to_end(self, plan.batch_size)
-        feed = {self.spec.inputs[0].name: random_images(self.spec, plan.batch_size)}
-        names = [output.name for output in self.spec.outputs]
+        feed, names = self.feed(plan.batch_size), [output.name for output in self.spec.outputs]
         return lambda: self._run(names, feed)
+
+    def feed(self, batch_size: int) -> Arrays:
+        """Seeded random images, preprocessed by the spec, by the name of the input."""
+        return {self.spec.inputs[0].name: random_images(self.spec, batch_size)}
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         """The named outputs for `feed`, arrays by the names of the inputs."""

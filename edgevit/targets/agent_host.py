@@ -6,7 +6,7 @@ Runtime is brought along. TensorRT is the machine's own: trtexec and its Python 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -86,29 +86,29 @@ class AgentHost:
             with self._worker(model) as worker:
                 yield RemoteSession(worker, model, options)
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        are_engines = [runtime_of(model) == TENSORRT.name for model in (a, b)]
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        are_engines = [runtime_of(model) == TENSORRT.name for model in models]
         if all(are_engines):
-            return self._engine_race(a, b, plan)
+            return self._engine_race(models, plan)
         if any(are_engines):
             raise TargetError(
-                "a TensorRT engine is measured in turns with another engine only",
+                "a TensorRT engine is measured in turns with other engines only",
                 where=self.name,
-                got=f"'{(b if are_engines[0] else a).id}' is not an engine",
+                got=f"'{models[are_engines.index(False)].id}' is not an engine",
                 next=f"compile its ONNX file with runtime: tensorrt and target: {self.name}",
             )
         from edgevit.targets.remote_session import race_on
 
-        with self._worker(a, b) as worker:
-            return race_on(worker, a, b, options, plan)
+        with self._worker(*models) as worker:
+            return race_on(worker, models, options, plan)
 
-    def _engine_race(self, a: Artifact, b: Artifact, plan: MeasurePlan) -> Comparison:
+    def _engine_race(self, engines: Sequence[Artifact], plan: MeasurePlan) -> tuple[Comparison, ...]:
         from edgevit.targets.engine_race import race_engines
 
         with self._trtexec() as trtexec:
-            for engine in (a, b):
+            for engine in engines:
                 self._check_is_of_this_board(engine)
-            return race_engines(trtexec, a, b, plan)
+            return race_engines(trtexec, engines, plan)
 
     @contextmanager
     def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:

@@ -59,8 +59,8 @@ class Target(Protocol):
     def open(self, model: Artifact, options: SessionOptions) -> AbstractContextManager[Session]:
         """Load a model. The artifact's kind and manifest name the runtime; its manifest holds more session options."""
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        """Measure two models in turns on the target, each loaded anew at every start."""
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        """Measure models in turns on the target, each loaded anew at every start; compare the first with each other."""
 
 
 def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_size: int = 1) -> Comparison:
@@ -71,11 +71,23 @@ def compare_speed(target: Target, a: Artifact, b: Artifact, threads: int, batch_
     Raises:
         TargetError: it stayed invalid.
     """
+    (compared,) = valid_race(target, (a, b), SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))
+    return compared
+
+
+def valid_race(
+    target: Target, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan
+) -> tuple[Comparison, ...]:
+    """The comparison of the first model with each other, by a race that is run again while it is invalid.
+
+    Raises:
+        TargetError: it stayed invalid.
+    """
     for _ in range(RACES):
-        compared = target.race(a, b, SessionOptions(threads=threads), replace(CHOICE, batch_size=batch_size))
-        if not compared.invalid:
-            return compared
-    raise invalid_choice(compared.invalid)
+        comparisons = target.race(models, options, plan)
+        if not comparisons[0].invalid:
+            return comparisons
+    raise invalid_choice(comparisons[0].invalid)
 
 
 def invalid_choice(reasons: Sequence[str]) -> TargetError:

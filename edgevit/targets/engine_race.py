@@ -1,4 +1,4 @@
-"""Two TensorRT engines in turns: one job on their board starts trtexec for each of them, again and again."""
+"""TensorRT engines in turns: one job on their board starts trtexec for each of them, again and again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.profiling import Comparison, MeasurePlan, loop
+from edgevit.profiling import Comparison, Measurement, MeasurePlan, comparisons_of_turns, loop
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import random_images
@@ -28,8 +28,8 @@ from edgevit.targets.trtexec_session import RUN_S, TrtexecSession, input_of
 SHORTEST_WARMUP_S = 0.2
 
 
-def race_engines(trtexec: TrtexecProgram, a: Artifact, b: Artifact, plan: MeasurePlan) -> Comparison:
-    """Measure two engines in turns on their board. Each of `loop.STARTS` starts runs trtexec once for each of them.
+def race_engines(trtexec: TrtexecProgram, engines: Sequence[Artifact], plan: MeasurePlan) -> tuple[Comparison, ...]:
+    """Measure engines in turns on their board. Each of `loop.STARTS` starts runs trtexec once for each of them.
 
     The times are those of the engines on the GPU, as in `TrtexecSession.measure`. Within a start the engines run one
     after the other, and they change places from start to start.
@@ -41,28 +41,32 @@ def race_engines(trtexec: TrtexecProgram, a: Artifact, b: Artifact, plan: Measur
     Raises:
         TargetError: an engine does not take the plan, or trtexec fails.
     """
-    starts, own_plan = loop.STARTS, _plan_of_a_start(plan)
-    request: Json = {"starts": starts}
+    starts, own_plan, count = loop.STARTS, _plan_of_a_start(plan), len(engines)
     files = {TURNS: TURNS_FILE}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for side, model in (("a", a), ("b", b)):
-            request[side] = _side(TrtexecSession(trtexec, model), model, side, own_plan, folder, files)
+        request: Json = {
+            "engines": [
+                _turn(TrtexecSession(trtexec, engine), engine, str(index), own_plan, folder, files)
+                for index, engine in enumerate(engines)
+            ],
+            "orders": [loop.order_of_start(start, count) for start in range(starts)],
+        }
         files[REQUEST] = folder / REQUEST
         files[REQUEST].write_text(json.dumps(request), encoding="utf-8")
         run = trtexec.run(
             (),
             files,
             folder / "fetched",
-            RUN_S + 2 * starts * (own_plan.warmup_s + own_plan.duration_s),
-            outputs={RESULT: largest_starts(own_plan, starts)},
+            RUN_S + count * starts * (own_plan.warmup_s + own_plan.duration_s),
+            outputs={RESULT: largest_starts(own_plan, starts, count)},
             is_repeatable=False,
             started_by=(*trtexec.connection.python, "-B", TURNS),
             is_sampled=True,
         )
-        times = starts_in(trtexec.content(run, RESULT), starts, own_plan.min_runs, trtexec.where)
+        times = starts_in(trtexec.content(run, RESULT), starts, count, own_plan.min_runs, trtexec.where)
         telemetry = telemetry_in(sampled_content(run.files), RESULT, math.inf, trtexec.total_rails)
-    return _comparison(times, plan, own_plan, trtexec, telemetry)
+    return _comparisons(times, plan, own_plan, trtexec, telemetry)
 
 
 def _plan_of_a_start(plan: MeasurePlan) -> MeasurePlan:
@@ -74,12 +78,12 @@ def _plan_of_a_start(plan: MeasurePlan) -> MeasurePlan:
     )
 
 
-def _side(
-    session: TrtexecSession, model: Artifact, side: str, plan: MeasurePlan, folder: Path, files: dict[str, Path]
+def _turn(
+    session: TrtexecSession, model: Artifact, name: str, plan: MeasurePlan, folder: Path, files: dict[str, Path]
 ) -> Json:
     """One engine for `turns.py`. Its files are added to `files`."""
     session.check_plan(plan)
-    names = TimingFiles(f"{side}.engine", f"{side}.raw", f"{side}.json")
+    names = TimingFiles(f"{name}.engine", f"{name}.raw", f"{name}.json")
     files[names.engine] = model.file(model.model_file.name)
     files[names.input] = folder / names.input
     files[names.input].write_bytes(random_images(session.spec, plan.batch_size).tobytes())
@@ -88,28 +92,33 @@ def _side(
     return {"name": model.id, "arguments": list(arguments), "times": names.times}
 
 
-def _comparison(
-    starts: Sequence[tuple[Times, Times]],
+def _comparisons(
+    starts: Sequence[Sequence[Times]],
     plan: MeasurePlan,
     own_plan: MeasurePlan,
     trtexec: TrtexecProgram,
     telemetry: Telemetry | None,
-) -> Comparison:
-    turns = [(a.compute.tolist(), b.compute.tolist()) for a, b in starts]
+) -> tuple[Comparison, ...]:
+    turns = [[times.compute.tolist() for times in start] for start in starts]
     conditions = {
         **trtexec.conditions,
         **conditions_of_telemetry(telemetry),
         "device": "gpu",
-        "order": "AB, BA",
+        "order": "one after the other, rotated from start to start",
         "warmup_s_of_a_start": own_plan.warmup_s,
         "versions": {"tensorrt": trtexec.version, "edgevit": version_of("edgevit")},
     }
-    compared = Comparison.of_turns(turns, plan, conditions, trtexec.label, telemetry, doubts_of_telemetry(telemetry))
-    a, b = (
-        replace(measured, doubts=(*_all_of(times).doubts, *measured.doubts))
-        for measured, times in zip((compared.a, compared.b), zip(*starts, strict=True), strict=True)
+    doubts, (first, *others) = doubts_of_telemetry(telemetry), [_all_of(times) for times in zip(*starts, strict=True)]
+    return tuple(
+        replace(compared, a=_doubted(compared.a, first), b=_doubted(compared.b, other))
+        for compared, other in zip(
+            comparisons_of_turns(turns, plan, conditions, trtexec.label, telemetry, doubts), others, strict=True
+        )
     )
-    return replace(compared, a=a, b=b)
+
+
+def _doubted(measured: Measurement, times: Times) -> Measurement:
+    return replace(measured, doubts=(*times.doubts, *measured.doubts))
 
 
 def _all_of(runs: Sequence[Times]) -> Times:

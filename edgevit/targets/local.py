@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,8 @@ class LocalCpu:
         session.meters = (MachineMeter(), FreshStart(model, options)) if has_file else (MachineMeter(),)
         yield session
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        return _race(self._opener(a, options), self._opener(b, options), plan)
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        return _race([self._opener(model, options) for model in models], plan)
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
@@ -109,18 +109,18 @@ class LocalGpu:
         else:
             yield self._opener(model, options)()
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        runtimes = [runtime_of(model) for model in (a, b)]
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        runtimes = [runtime_of(model) for model in models]
         for runtime in runtimes:
             self.describe(runtime)
         if TENSORRT.name in runtimes:
-            return self._engines.race(a, b, options, plan)
+            return self._engines.race(models, options, plan)
         clock = None  # a run of ONNX Runtime ends when the GPU does
         if TORCH.name in runtimes:
             from edgevit.runtimes.torch.session import CudaClock
 
             clock = CudaClock()
-        return _race(self._opener(a, options), self._opener(b, options), plan, clock)
+        return _race([self._opener(model, options) for model in models], plan, clock)
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
@@ -162,11 +162,11 @@ def _torch_opener(model: Artifact, options: SessionOptions, device: Literal["cpu
     return partial(open_session, model, options, device)
 
 
-def _race(a: Load, b: Load, plan: MeasurePlan, clock: Clock | None = None) -> Comparison:
+def _race(loads: Sequence[Load], plan: MeasurePlan, clock: Clock | None = None) -> tuple[Comparison, ...]:
     def opener(load: Load) -> Opener:
         return lambda: nullcontext(load().work(plan))
 
-    return interleaved(opener(a), opener(b), plan, clock)
+    return interleaved([opener(load) for load in loads], plan, clock)
 
 
 def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:

@@ -18,7 +18,7 @@ from edgevit.configs.runtimes import TENSORRT
 from edgevit.data.preprocess import fit_to_size
 from edgevit.graphs.files import read_onnx
 from edgevit.model_file import ModelFile, TensorrtOptions
-from edgevit.profiling import Comparison, Measurement, MeasurePlan
+from edgevit.profiling import Comparison, Measurement, MeasurePlan, comparisons_of_turns
 from edgevit.profiling.loop import STARTS, Soak, Start, WarmUp
 from edgevit.profiling.measure import conditions_of_runs, conditions_of_soak, doubts_of_soak, doubts_of_warm_up, drifted
 from edgevit.provenance import version_of
@@ -38,7 +38,6 @@ from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetr
 from edgevit.targets.worker_requests import MODEL, input_file, model_for_worker, one_file, side_for_worker
 
 SHARD_BYTES = 32 * 2**20  # of input that travels together
-OTHER_MODEL = "other.onnx"
 LOADING_S = 600  # for a program to start and to load its models, on a slow machine
 SECONDS_A_RUN = 60  # at most
 MOST_TIMES_LARGER = 4  # than its source is a compiled graph: INT8 weights of operators without a kernel become float32
@@ -95,7 +94,7 @@ class _Measured(_Timed):
 
 
 class _Raced(_Timed):
-    starts: list[tuple[_Samples, _Samples]] = Field(min_length=STARTS, max_length=STARTS)
+    starts: list[list[_Samples]] = Field(min_length=STARTS, max_length=STARTS)
 
 
 class _Output(Frozen):
@@ -219,22 +218,27 @@ class RemoteSession(Session):
         return dict(zip((output.name for output in self.spec.outputs), _arrays(answer.outputs, content), strict=True))
 
 
-def race_on(worker: RemoteWorker, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-    """Measure two models in turns on the target of a worker."""
-    request: Json = {"do": "race", "threads": options.threads or worker.cpus, "plan": vars(plan)}
+def race_on(
+    worker: RemoteWorker, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan
+) -> tuple[Comparison, ...]:
+    """Measure models in turns on the target of a worker."""
+    sides: list[Json] = []
     files: dict[str, Path] = {}
     with TemporaryDirectory() as folder:
-        for side, model, name in (("a", a, MODEL), ("b", b, OTHER_MODEL)):
+        for index, model in enumerate(models):
             check_batch(model.io, plan.batch_size)
-            own = Path(folder) / side
+            own = Path(folder) / str(index)
             own.mkdir()
-            source = input_file(model.io, plan, own)
-            request[side] = side_for_worker(model, name, f"{side}_{source.name}")
-            files |= {name: one_file(model, own), f"{side}_{source.name}": source}
-        answer, telemetry = worker.timed(request, files, _Raced, 2 * _limit_s(plan), lambda _: math.inf)
+            source, name = input_file(model.io, plan, own), f"{index}_{MODEL}"
+            sides.append(side_for_worker(model, name, f"{index}_{source.name}"))
+            files |= {name: one_file(model, own), f"{index}_{source.name}": source}
+        request = {"do": "race", "threads": options.threads or worker.cpus, "models": sides, "plan": vars(plan)}
+        answer, telemetry = worker.timed(request, files, _Raced, len(models) * _limit_s(plan), lambda _: math.inf)
+    if any(len(turns) != len(models) for turns in answer.starts):
+        raise worker.no_answer(f"starts of {[len(turns) for turns in answer.starts]} models, not {len(models)}")
     load = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
     conditions, doubts = {**load, **conditions_of_telemetry(telemetry)}, doubts_of_telemetry(telemetry)
-    return Comparison.of_turns(answer.starts, plan, conditions, worker.label, telemetry, doubts)
+    return comparisons_of_turns(answer.starts, plan, conditions, worker.label, telemetry, doubts)
 
 
 def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 import edgevit
-from edgevit.actions.compare_models import ModelComparison
+from edgevit.actions.compare_models import NO_LOSS, ComparedModel, Limits, ModelComparison, OtherModel
 from edgevit.api.model import Prediction
-from edgevit.profiling import Interval, Measurement, MeasurePlan
+from edgevit.errors import RecipeError
+from edgevit.profiling import Comparison, Interval, Measurement, MeasurePlan
 from edgevit.profiling.telemetry import Telemetry, Window
 from tests.api.test_api import DIGITS, DigitImages
 
@@ -66,7 +68,7 @@ def test_latencies_and_comparisons_have_a_short_repr(onnx: edgevit.Model) -> Non
     assert repr(latency) == f"<edgevit.Latency {latency}>"
     comparison = edgevit.compare(onnx, onnx, duration_s=0.05)
     assert repr(comparison) == f"<edgevit.ModelComparison {str(comparison).splitlines()[2]}>"
-    named = replace(comparison, names=("a\x1b[2J", "b\n"))
+    named = comparison.named(("a\x1b[2J", "b\n"))
     assert str(named).count("\n") == 2
     assert "\x1b" not in str(named) + repr(named)
 
@@ -76,16 +78,62 @@ def test_a_prediction_prints_no_control_characters() -> None:
     assert str(prediction) == "a\\u001b[2J.jpg: bolt\\u000anut\\u202e 50.0%"
 
 
+def slower(timed: Measurement, interval: Interval, limits: Limits = NO_LOSS) -> ModelComparison:
+    """A comparison of two models whose ratio has this interval."""
+    other = OtherModel("b", "onnxruntime", timed, Comparison(timed, timed, interval.low, interval))
+    return ModelComparison(ComparedModel("a", "onnxruntime", timed), (other,), limits)
+
+
 def test_an_invalid_comparison_says_so_and_shows_nothing_about_the_models() -> None:
     throttled = Telemetry((), Window(0, 1), 1.0, None, {"heat": 2}, 0.0)
     timed = Measurement(np.full(100, 5.0), MeasurePlan(), telemetry=throttled)
-    comparison = ModelComparison(timed, timed, 0.5, Interval(0.4, 0.6), None)
+    comparison = slower(timed, Interval(0.4, 0.6))
     assert "INVALID: the machine throttled" in comparison._repr_html_()
     assert comparison.as_json()["other_is_worse"] is False
     assert not comparison.is_met
     valid = replace(timed, telemetry=None)
-    assert ModelComparison(valid, valid, 0.5, Interval(0.4, 0.6), None).other_is_worse
-    assert ModelComparison(valid, valid, 1.0, Interval(0.9, 1.1), None).is_met
+    assert slower(valid, Interval(0.4, 0.6)).other_is_worse
+    assert slower(valid, Interval(0.9, 1.1)).is_met
+
+
+@pytest.mark.parametrize(
+    ("interval", "speed", "max_slowdown", "is_met"),
+    [
+        (Interval(1.01, 1.2), "faster", 0, True),
+        (Interval(0.99, 1.2), "not told apart", 0, True),
+        (Interval(0.90, 0.96), "slower", 0, False),
+        (Interval(0.90, 0.96), "slower", 0.05, True),  # 1 / 1.05 is 0.952: the slowdown may be 4.2%
+        (Interval(0.90, 0.95), "slower", 0.05, False),
+    ],
+)
+def test_a_slowdown_counts_where_the_whole_interval_is_beyond_the_limit(
+    interval: Interval, speed: str, max_slowdown: float, is_met: bool
+) -> None:
+    timed = Measurement(np.full(100, 5.0), MeasurePlan())
+    comparison = slower(timed, interval, Limits(max_slowdown))
+    (other,) = comparison.others
+    assert (other.speed, comparison.is_met) == (speed, is_met)
+    assert other.exceeded(comparison.limits) == ([] if is_met else ["max_slowdown"])
+    assert ("exceeds --max-slowdown 0.05" in str(comparison)) is (max_slowdown > 0 and not is_met)
+    assert {"faster": "is faster than", "slower": "is slower than"}.get(speed, "are not told apart") in str(comparison)
+
+
+def test_three_models_are_compared_with_the_first_by_intervals_that_hold_together(onnx: edgevit.Model) -> None:
+    runtimes = ["onnxruntime", "openvino", "onnxruntime"]
+    comparison = edgevit.compare(onnx, onnx, onnx, data=DigitImages(), duration_s=0.05, runtime=runtimes)
+    said = str(comparison).splitlines()
+    assert said[1].endswith("onnx (2) in OpenVINO")
+    assert said[-1] == "together, the intervals of all 2 models hold with 95% confidence"
+    assert "97.5% interval" in said[3]
+    answer = comparison.as_json()
+    assert [other["runtime"] for other in answer["others"]] == ["openvino", "onnxruntime"]
+    for other in answer["others"]:
+        assert other["top1_drop"]["value"] == pytest.approx(0, abs=0.05)
+        assert other["speedup"]["confidence"] == pytest.approx(0.975)
+    with pytest.raises(RecipeError, match="one runtime for all models, or one for each"):
+        edgevit.compare(onnx, onnx, onnx, runtime=["onnxruntime", "openvino"])
+    with pytest.raises(RecipeError, match="number of models"):
+        edgevit.compare(onnx)
 
 
 def test_a_latency_in_a_notebook_names_its_kind_and_what_makes_it_invalid(onnx: edgevit.Model) -> None:

@@ -1,11 +1,14 @@
 """The exporter itself: quiet, fixed where it must be, and honest about what it cannot do."""
 
+import onnx
 import pytest
 import timm
 import torch
 from torch import nn
 
+from edgevit import bounds
 from edgevit.artifacts import IOSpec, Preprocess
+from edgevit.configs import OPSET
 from edgevit.errors import ArtifactError
 from edgevit.exporting import onnx_from_module
 from edgevit.model_file import OnnxruntimeOptions
@@ -46,8 +49,15 @@ class Impossible(nn.Module):
         raise RuntimeError("no way through")
 
 
-def export(module, path, dynamic=True):
-    exported = onnx_from_module(module, SPEC, opset=20, dynamic_batch=dynamic)
+class Antialiased(nn.Module):
+    """Antialiasing came with opset 18."""
+
+    def forward(self, images):
+        return nn.functional.interpolate(images, size=(4, 4), mode="bilinear", antialias=True).mean((2, 3))
+
+
+def export(module, path, dynamic=True, opset=20):
+    exported = onnx_from_module(module, SPEC, opset=opset, dynamic_batch=dynamic)
     exported.write(path)
     return exported
 
@@ -57,6 +67,22 @@ def test_it_says_nothing(tmp_path, capfd):
     assert (exported.exporter, exported.dynamic_batch) == ("dynamo", True)
     assert exported.spec.inputs[0].shape == ("batch", 3, 8, 8)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("opset", [bounds.OPSET.low, 18, OPSET, bounds.OPSET.high])
+def test_the_file_has_the_opset_that_was_asked_for(opset, tmp_path):
+    """torch.export converts no mean to opset 17; TorchScript writes opset 17 itself."""
+    exported = export(Means(), tmp_path / "model.onnx", opset=opset)
+    assert (exported.exporter, exported.dynamic_batch) == ("torchscript" if opset == 17 else "dynamo", True)
+    (imported,) = onnx.load(tmp_path / "model.onnx").opset_import
+    assert imported.version == opset
+
+
+def test_a_model_that_an_opset_cannot_hold_is_not_written_in_another(tmp_path):
+    with pytest.raises(ArtifactError, match="cannot be exported") as refusal:
+        export(Antialiased(), tmp_path / "model.onnx", opset=17)
+    assert "dynamo: opset 18 in place of 17" in str(refusal.value)
+    assert "try another opset" in str(refusal.value)
 
 
 def test_a_model_that_takes_one_image_gets_a_fixed_batch(tmp_path):

@@ -5,16 +5,27 @@ import itertools
 import math
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgevit.profiling import Measurement, MeasurePlan, Opener, Reading, interleaved, loop, measure
+from edgevit.profiling import (
+    Measurement,
+    MeasurePlan,
+    Opener,
+    Reading,
+    comparisons_of_turns,
+    interleaved,
+    loop,
+    measure,
+)
 from edgevit.profiling.loop import STARTS, STEADY_OVER_S, Work
 from edgevit.profiling.measure import doubts_of_soak, valid_measurement
 from edgevit.profiling.telemetry import NOT_SAMPLED
@@ -242,7 +253,8 @@ class Shop:
 def test_turns_are_abba_and_give_the_ratio():
     shop = Shop(FakeClock())
     plan = MeasurePlan(warmup_s=0, duration_s=4.0, min_runs=20)
-    compared = interleaved(shop.opener("a", lambda start: 6.0), shop.opener("b", lambda start: 4.0), plan, shop.clock)
+    a, b = shop.opener("a", lambda start: 6.0), shop.opener("b", lambda start: 4.0)
+    (compared,) = interleaved((a, b), plan, shop.clock)
     assert compared.ratio == pytest.approx(1.5)
     assert compared.interval.low == pytest.approx(1.5)
     assert compared.interval.high == pytest.approx(1.5)
@@ -255,11 +267,57 @@ def test_turns_are_abba_and_give_the_ratio():
 def test_every_start_opens_both_models_anew_in_alternating_order():
     shop = Shop(FakeClock())
     plan = MeasurePlan(warmup_s=0, duration_s=0.5, min_runs=10)
-    interleaved(shop.opener("a", lambda start: 2.0), shop.opener("b", lambda start: 2.0), plan, shop.clock)
+    interleaved([shop.opener(name, lambda start: 2.0) for name in "ab"], plan, shop.clock)
     opened = [note for note in shop.notes if note.startswith(("open", "close"))]
     one_way = ["open b", "open a", "close a", "close b"]
     other_way = ["open a", "open b", "close b", "close a"]
     assert opened == (one_way + other_way) * (STARTS // 2)
+
+
+def test_many_models_take_turns_there_and_back_and_each_is_compared_with_the_first():
+    shop = Shop(FakeClock())
+    latencies = {"a": 6.0, "b": 4.0, "c": 12.0, "d": 6.0}
+    openers = [shop.opener(name, partial(_constant, run_ms)) for name, run_ms in latencies.items()]
+    compared = interleaved(openers, MeasurePlan(warmup_s=0, duration_s=4.0, min_runs=20), shop.clock)
+    assert [one.ratio for one in compared] == pytest.approx([1.5, 0.5, 1.0])
+    assert all(one.a is compared[0].a for one in compared)
+    assert {len(measured.samples_ms) for one in compared for measured in (one.a, one.b)} == {
+        len(compared[0].a.samples_ms)
+    }
+    first_start = [note for note in shop.notes[: shop.notes.index("close a")] if len(note) == 1]
+    order = [name for index, name in enumerate(first_start) if index == 0 or first_start[index - 1] != name]
+    assert "".join(order).startswith("bcad" * 2 + "acb")  # four warm-ups, then B C A DD A C B
+
+
+def _constant(run_ms: float, start: int) -> float:
+    return run_ms
+
+
+@pytest.mark.parametrize("models", [2, 3, 4, 5, 6, 9])
+def test_each_model_takes_each_place_and_follows_each_other_equally_often(models: int):
+    orders = [loop.order_of_start(start, models) for start in range(models)]
+    for place in zip(*orders, strict=True):
+        assert sorted(place) == list(range(models))
+    there_and_back = [(order, order[::-1]) for order in orders]
+    followed = Counter(pair for both in there_and_back for order in both for pair in itertools.pairwise(order))
+    assert set(followed) == set(itertools.permutations(range(models), 2))
+    assert set(followed.values()) == {2}
+
+
+def test_the_intervals_of_a_race_hold_together():
+    """The intervals of three comparisons are wider than the interval of one."""
+    generator = np.random.default_rng(7)
+    starts = [[[float(generator.lognormal(1, 0.1))] for _ in range(4)] for _ in range(STARTS)]
+    of_two = [comparisons_of_turns([[turns[0], turns[i]] for turns in starts], MeasurePlan(), {}) for i in (1, 2, 3)]
+    of_four = comparisons_of_turns(starts, MeasurePlan(), {})
+    for (alone,), together in zip(of_two, of_four, strict=True):
+        assert alone.ratio == together.ratio
+        assert [alone.confidence, together.confidence] == pytest.approx([0.95, 1 - 0.05 / 3])
+        logarithms = np.log(np.divide(alone.a.samples_ms, alone.b.samples_ms))
+        walsh = np.sort([(x + y) / 2 for i, x in enumerate(logarithms) for y in logarithms[i:]])
+        # Wilcoxon's table for n = 12: 13 for 5% and 10 for 2% on two sides; 1.67% gives 9.
+        assert np.log([alone.interval.low, alone.interval.high]) == pytest.approx([walsh[13], walsh[-14]])
+        assert np.log([together.interval.low, together.interval.high]) == pytest.approx([walsh[9], walsh[-10]])
 
 
 def test_luck_of_a_start_is_in_the_interval():
@@ -267,7 +325,7 @@ def test_luck_of_a_start_is_in_the_interval():
     shop = Shop(FakeClock())
     lucky = shop.opener("a", lambda start: 5.0 if start % 2 else 5.2)
     unlucky = shop.opener("b", lambda start: 5.2 if start // 2 % 2 else 5.0)
-    compared = interleaved(lucky, unlucky, MeasurePlan(0, 1.0, min_runs=10), shop.clock)
+    (compared,) = interleaved((lucky, unlucky), MeasurePlan(0, 1.0, min_runs=10), shop.clock)
     assert compared.interval.low < 1 < compared.interval.high
 
 
@@ -283,7 +341,8 @@ def test_the_first_run_after_a_switch_is_not_counted():
 
         return lambda: nullcontext(run)
 
-    compared = interleaved(opener("a"), opener("b"), MeasurePlan(warmup_s=0.1, duration_s=0.5, min_runs=20), clock)
+    plan = MeasurePlan(warmup_s=0.1, duration_s=0.5, min_runs=20)
+    (compared,) = interleaved((opener("a"), opener("b")), plan, clock)
     assert compared.a.samples_ms.max() == pytest.approx(6.0)
     assert compared.b.samples_ms.max() == pytest.approx(2.0)
 

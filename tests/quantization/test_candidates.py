@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_replayed_times_decide_nothing() -> None:
 class BusyTarget(LocalCpu):
     """A target on which no timing succeeds, and whose runtime refuses one form."""
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
         raise TargetError("the system stopped the program")
 
     @contextmanager

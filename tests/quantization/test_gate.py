@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,9 @@ def test_the_stage_keeps_as_many_layers_float_as_lost_answers_ask_for(tmp_path: 
 class FastTarget(LocalCpu):
     """Every form is measured to be three times as fast as the float model."""
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        return replace(super().race(a, b, options, plan), ratio=3.0, interval=Interval(2.9, 3.1))
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        raced = super().race(models, options, plan)
+        return tuple(replace(compared, ratio=3.0, interval=Interval(2.9, 3.1)) for compared in raced)
 
 
 def test_a_fast_form_that_loses_answers_does_not_ship(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -27,7 +28,7 @@ from edgevit.models import model_from_checkpoint, open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.structures import structures_of
 from edgevit.pipeline import ingredients_of
-from edgevit.profiling import Comparison, MeasurePlan, loop
+from edgevit.profiling import Comparison, MeasurePlan, comparisons_of_turns, loop
 from edgevit.progress import SilentProgress, progress_for
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -194,9 +195,8 @@ def test_what_is_too_slow_at_its_smallest_is_said(monkeypatch: pytest.MonkeyPatc
 class ReplayingTarget(LocalCpu):
     """A stand-in for a board: it answers with recorded times, which please."""
 
-    def race(self, a: Artifact, b: Artifact, options: SessionOptions, plan: MeasurePlan) -> Comparison:
-        turns = [([0.5], [1.0])] * 6
-        return Comparison.of_turns(turns, plan, {}, "replayed")
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        return comparisons_of_turns([[[0.5], [1.0]]] * 6, plan, {}, "replayed")
 
 
 def test_replayed_times_choose_no_share() -> None:

@@ -133,7 +133,7 @@ def test_a_timing_has_its_samples_and_conditions(host: SshHost, boundary: Bounda
 
 
 def test_two_models_take_turns_there(host: SshHost) -> None:
-    raced = target_for("board", Context()).race(float_onnx(), int8_onnx(), SessionOptions(), QUICK)
+    (raced,) = target_for("board", Context()).race((float_onnx(), int8_onnx()), SessionOptions(), QUICK)
     assert raced.ratio > 0
     assert raced.a.samples_ms.size == raced.b.samples_ms.size >= 12
 
@@ -253,7 +253,7 @@ def test_times_that_deceive_are_refused(host: SshHost, samples: list[object]) ->
         session.measure(QUICK)
     lie(host, {"starts": [[samples, samples]], "conditions": CONDITIONS, "versions": {}})
     with pytest.raises(TargetError, match="not one of edgevit's worker"):
-        target_for("board", Context()).race(float_onnx(), float_onnx(), SessionOptions(), QUICK)
+        target_for("board", Context()).race((float_onnx(), float_onnx()), SessionOptions(), QUICK)
 
 
 def lie(host: SshHost, result: object, content: bytes = b"") -> None:

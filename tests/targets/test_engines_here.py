@@ -155,17 +155,18 @@ def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch:
         got = there.infer({"image": images})["logits"]
     with LocalCpu().open(int8(), SessionOptions()) as here:
         np.testing.assert_allclose(got, here.infer({"image": images})["logits"], rtol=1e-3, atol=1e-4)
-    raced = target.race(built, built, SessionOptions(), PLAN)
+    (raced,) = target.race((built, built), SessionOptions(), PLAN)
     assert raced.is_replayed
     assert raced.ratio == pytest.approx(1, rel=1e-3)
     play(PC).vary("int8-is-fast")
     in_float = compiled("float-here", model=float_onnx().id, max_batch=8)
-    slower = target.race(in_float, built, SessionOptions(), PLAN)
+    (slower,) = target.race((in_float, built), SessionOptions(), PLAN)
     assert np.median(slower.a.samples_ms) / np.median(slower.b.samples_ms) == pytest.approx(2, rel=1e-3)
     assert slower.ratio == pytest.approx(2, rel=1e-3)
-    assert target.race(built, in_float, SessionOptions(), PLAN).ratio == pytest.approx(1 / 2, rel=1e-3)
+    (faster,) = target.race((built, in_float), SessionOptions(), PLAN)
+    assert faster.ratio == pytest.approx(1 / 2, rel=1e-3)
     with pytest.raises(TargetError, match="in turns with another engine only"):
-        target.race(built, checkpoint(), SessionOptions(), base.CHOICE)
+        target.race((built, checkpoint()), SessionOptions(), base.CHOICE)
     # The GPU is replaced.
     play(Standin(FILES, {**ANSWERS, "nvidia-smi": "NVIDIA L40, 570.86.15, 8.9\n"}, trtexec=L4))
     with pytest.raises(TargetError, match="built for another machine") as caught, target.open(built, SessionOptions()):
@@ -295,7 +296,7 @@ def test_an_onnxruntime_without_cuda_is_named(play: Play) -> None:
     assert caught.value.got == f"onnxruntime {onnxruntime.__version__}"
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(caught.value.next)
     with pytest.raises(MissingDependency, match="has no CUDA provider"):
-        target.race(float_onnx(), float_onnx(), SessionOptions(), base.CHOICE)
+        target.race((float_onnx(), float_onnx()), SessionOptions(), base.CHOICE)
     with pytest.raises(ArtifactError, match="was compiled for a CPU"):
         cuda_opener(engine(), SessionOptions())
 

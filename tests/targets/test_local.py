@@ -96,15 +96,15 @@ def test_a_race_runs_both_models_equally_often_and_checks_their_files_first(monk
     monkeypatch.setattr(loop, "STARTS", 6)
     options, plan = SessionOptions(), MeasurePlan(warmup_s=0.01, duration_s=0.1, min_runs=12)
     onnx, target = float_onnx(), target_for("local-cpu", Context())
-    raced = target.race(checkpoint(), onnx, options, plan)
+    (raced,) = target.race((checkpoint(), onnx), options, plan)
     assert len(raced.a.samples_ms) == len(raced.b.samples_ms) >= 12
     assert raced.interval.low <= raced.ratio <= raced.interval.high
     assert raced.a.conditions["starts"] == 6
-    whole = target.race(onnx, onnx, options, replace(plan, batch_size=4))
+    (whole,) = target.race((onnx, onnx), options, replace(plan, batch_size=4))
     assert whole.a.conditions["batch_size"] == 4
     file = tmp_path / "model.onnx"
     file.write_bytes(onnx_file(onnx).read_bytes())
     altered = artifact_from_onnx(file)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ArtifactError, match="altered"):
-        target.race(onnx, altered, options, plan)
+        target.race((onnx, altered), options, plan)

@@ -164,7 +164,7 @@ def test_two_engines_race_by_the_module(board: Board, server: SshHost) -> None:
     large = workbench().run("export", "float-for-module", model=checkpoint().id)
     a, b = (compiled(f"engine-in-race-{model.id}", model, max_batch=2) for model in (large, int8()))
     plan = MeasurePlan(0.01, 0.2, 12)
-    compared = target_for("orin", Context()).race(a, b, SessionOptions(), plan)
+    (compared,) = target_for("orin", Context()).race((a, b), SessionOptions(), plan)
     assert compared.is_replayed
     assert compared.interval.low <= compared.ratio <= compared.interval.high
 

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 from edgevit.artifacts import Artifact
 from edgevit.errors import NO_MEMORY
 from edgevit.graphs.files import onnx_file
-from edgevit.profiling import Comparison, Measurement
+from edgevit.profiling import Measurement, comparisons_of_turns
 from edgevit.profiling.conditions import cpu
 from edgevit.profiling.loop import STARTS
 from edgevit.targets.agent import sampler, worker
@@ -95,14 +95,17 @@ def test_a_measurement_has_its_samples_and_conditions(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_race_gives_equally_many_runs_of_both_in_each_start(tmp_path: Path) -> None:
-    models = {"a": float_model(tmp_path), "b": uint8_model(tmp_path)}
-    sides = {name: request_for(tmp_path, model, PLAN, name) for name, model in models.items()}
-    result = run(tmp_path, {"do": "race", "threads": 1, "plan": asdict(PLAN), **sides}).result
+def test_a_race_gives_equally_many_runs_of_all_in_each_start(tmp_path: Path) -> None:
+    models = (float_model(tmp_path), uint8_model(tmp_path), float_model(tmp_path))
+    sides = [request_for(tmp_path, model, PLAN, str(index)) for index, model in enumerate(models)]
+    result = run(tmp_path, {"do": "race", "threads": 1, "plan": asdict(PLAN), "models": sides}).result
     assert len(result["starts"]) == STARTS
-    assert all(len(a_ms) == len(b_ms) >= PLAN.min_runs / STARTS for a_ms, b_ms in result["starts"])
-    comparison = Comparison.of_turns(result["starts"], PLAN, {})
-    assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
+    for turns in result["starts"]:
+        assert len(turns) == 3
+        assert {len(latencies_ms) for latencies_ms in turns} == {len(turns[0])}
+        assert len(turns[0]) >= PLAN.min_runs / STARTS
+    for comparison in comparisons_of_turns(result["starts"], PLAN, {}):
+        assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
 
 
 def refusing(folder: Path, module: str) -> str:

@@ -43,6 +43,7 @@ def batch_of(labels: list[int], partners: list[int] | None = None, own_share: fl
         streams=torch.zeros(count, dtype=torch.int64),
         samples=torch.arange(count),
         partners=places,
+        partner_samples=places,
         partner_labels=torch.tensor(labels)[places],
         own_share=torch.full((count,), own_share),
         rows=torch.arange(count),

@@ -15,6 +15,8 @@ from edgevit.artifacts import IOSpec
 from edgevit.disks import check_room
 from edgevit.errors import ArtifactError, EdgevitError, TargetError, first_line, is_out_of_memory
 from edgevit.model_file import RuntimeOptions, json_of_options
+from edgevit.profiling import MeasurePlan
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.runtimes.base import Arrays, HostSession
 from edgevit.runtimes.loading import PROVIDER, onnxruntime_options
 
@@ -41,7 +43,16 @@ class OnnxruntimeSession(HostSession):
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(spec, conditions)
-        self._path, self._session = path, inference_session(path, options, threads)
+        self._path, self._options, self._threads = path, options, threads
+        self._session = inference_session(path, options, threads)
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes:
+        """The time of each kernel by ONNX Runtime's profiler, in runs that follow those of the plan."""
+        from edgevit.runtimes.onnxruntime.layer_times import times_in_onnxruntime
+
+        plain = self.measure(plan)
+        feed, outputs = self.feed(plan.batch_size), [output.name for output in self.spec.outputs]
+        return times_in_onnxruntime(self._path, self._options, self._threads, outputs, feed, plain)
 
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         return run_session(self._session, outputs, feed, self._path)
@@ -67,6 +78,7 @@ def inference_session(
     spins: bool = True,
     providers: Sequence[Provider] = (PROVIDER,),
     entries: Mapping[str, str] | None = None,
+    profile_prefix: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """ONNX Runtime's own session, on the CPU alone unless other providers are named.
 
@@ -75,6 +87,7 @@ def inference_session(
         spins: waiting threads keep their cores busy. False if other work alternates with the session's.
         providers: names, some with options. ONNX Runtime leaves out a provider that cannot be loaded: the caller looks.
         entries: further session options by key.
+        profile_prefix: beginning of the name of the profiler's file; None without the profiler.
     """
     recorded = json_of_options(options)
     session_options = onnxruntime_options(recorded, threads)
@@ -82,6 +95,8 @@ def inference_session(
         session_options.add_session_config_entry(key, value)
     if optimized_path is not None:
         session_options.optimized_model_filepath = str(optimized_path)
+    if profile_prefix is not None:
+        session_options.enable_profiling, session_options.profile_file_prefix = True, str(profile_prefix)
     disabled = recorded.get("disabled_optimizers")
     try:
         with errors_explained("ONNX Runtime cannot load it", path):

@@ -13,6 +13,8 @@ from edgevit.artifacts import IOSpec
 from edgevit.configs.runtimes import OPENVINO
 from edgevit.errors import ArtifactError, MissingDependency, first_line, is_out_of_memory
 from edgevit.model_file import RuntimeOptions, json_of_options
+from edgevit.profiling import MeasurePlan
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.runtimes.base import Arrays, HostSession, fixed_batch
 from edgevit.runtimes.loading import openvino_properties
 
@@ -40,14 +42,23 @@ class OpenvinoSession(HostSession):
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(spec, conditions)
-        self._path, self._properties = path, openvino_properties(json_of_options(options), threads)
-        self._model = _explained(CANNOT_LOAD, path, lambda: core().read_model(path))
+        self._path, self._threads = path, threads
+        self._properties = openvino_properties(json_of_options(options), threads)
+        self._model = explained(CANNOT_LOAD, path, lambda: core().read_model(path))
         self._requests: dict[int, openvino.InferRequest] = {}
         self._request(fixed_batch(spec) or 1)
 
+    def layers(self, plan: MeasurePlan) -> LayerTimes:
+        """The time of each kernel by OpenVINO's performance counters, in runs that follow those of the plan."""
+        from edgevit.runtimes.openvino.layer_times import times_in_openvino
+
+        plain = self.measure(plan)
+        feed = self.feed(plan.batch_size)
+        return times_in_openvino(self._path, self._properties, self._threads, self.spec, feed, plain)
+
     def _run(self, outputs: list[str], feed: Arrays) -> list[NDArray[Any]]:
         request = self._request(len(feed[self.spec.inputs[0].name]))
-        values = _explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
+        values = explained("OpenVINO cannot run it", self._path, lambda: request.infer(feed))
         return [values[name] for name in outputs]
 
     def _request(self, batch: int) -> openvino.InferRequest:
@@ -56,16 +67,23 @@ class OpenvinoSession(HostSession):
         return self._requests[batch]
 
     def _compiled(self, batch: int) -> openvino.CompiledModel:
-        image, model = self.spec.inputs[0], self._model.clone()
-
-        def compiled() -> openvino.CompiledModel:
-            model.reshape({image.name: [batch, *image.shape[1:]]})
-            return core().compile_model(model, DEVICE, self._properties)
-
-        return _explained(CANNOT_LOAD, self._path, compiled)
+        return compiled(self._model, self.spec, batch, self._properties, self._path)
 
 
 FileSession = OpenvinoSession
+
+
+def compiled(
+    model: openvino.Model, spec: IOSpec, batch: int, properties: Mapping[str, Any], path: Path
+) -> openvino.CompiledModel:
+    """A model for one batch size. Raises ArtifactError if OpenVINO fails."""
+    image, of_batch = spec.inputs[0], model.clone()
+
+    def work() -> openvino.CompiledModel:
+        of_batch.reshape({image.name: [batch, *image.shape[1:]]})
+        return core().compile_model(of_batch, DEVICE, dict(properties))
+
+    return explained(CANNOT_LOAD, path, work)
 
 
 @cache
@@ -79,7 +97,7 @@ def has_bfloat16() -> bool:
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
-def _explained(what: str, path: Path, work: Callable[[], T]) -> T:
+def explained(what: str, path: Path, work: Callable[[], T]) -> T:
     """The result of `work`. Raises ArtifactError if OpenVINO fails."""
     try:
         return work()

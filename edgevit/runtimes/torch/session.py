@@ -16,6 +16,7 @@ from edgevit.errors import TargetError
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
 from edgevit.profiling.conditions import hottest_c
+from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.loop import Part
 from edgevit.profiling.telemetry import Processor
 from edgevit.runtimes.base import Arrays, LocalSession, SessionOptions, end_to_end, random_images, receipt
@@ -56,6 +57,17 @@ class TorchSession(LocalSession):
     @property
     def _processor(self) -> Processor:
         return "cpu" if self._device == "cpu" else "gpu"
+
+    def layers(self, plan: MeasurePlan) -> LayerTimes | None:
+        """The time of each module by torch's profiler, in runs that follow those of the plan; None on a GPU."""
+        if self._device == "cuda":
+            return None
+        from edgevit.runtimes.torch.layer_times import times_in_torch
+
+        plain = self.measure(plan)
+        with _threads(self._threads):
+            images = self._tensor(random_images(self.spec, plan.batch_size))
+            return times_in_torch(self._module, images, self._threads, plain)
 
     @property
     def _temperature_c(self) -> Callable[[], float | None]:

@@ -1,15 +1,15 @@
-"""The program that times two engines in turns on a board. Python 3.8 or later, and nothing else.
+"""The program that times engines in turns on a board. Python 3.8 or later, and nothing else.
 
 edgevit starts `python -B turns.py TRTEXEC`, with the words of the command of trtexec, in a folder that holds turns.json
 and the files that it names:
 
-    {"starts": 12, "a": SIDE, "b": SIDE}
+    {"engines": [ENGINE, …], "orders": [[1, 0, …], …]}
 
-    SIDE    {"name": the engine's name, "arguments": the arguments of trtexec for it,
+    ENGINE  {"name": the engine's name, "arguments": the arguments of trtexec for it,
              "times": the file of times that it then writes}
 
-In each start, trtexec runs once for each engine, and loads it anew. The engines change places from start to start.
-The result is starts.json: for each start a list of two, the content of the file of `a` and that of `b`. If a run of
+In each start, trtexec runs once for each engine, in the order of that start, and loads it anew. The result is
+starts.json: for each start a list of the contents of the files of all engines, in the order of `engines`. If a run of
 trtexec fails, the program ends as trtexec did, and before that writes a line to stderr:
 
     edgevit-turns: failed: NAME
@@ -38,14 +38,14 @@ class Failed(Exception):
         self.status = status
 
 
-def times_of(trtexec: Sequence[str], side: Json) -> str:
+def times_of(trtexec: Sequence[str], engine: Json) -> str:
     """The text of the file of times that one run writes. Raises Failed if the run fails."""
-    file = Path(side["times"])
+    file = Path(engine["times"])
     with contextlib.suppress(FileNotFoundError):
         file.unlink()  # of the start before
-    status = subprocess.call([*trtexec, *side["arguments"]], stdin=subprocess.DEVNULL)
+    status = subprocess.call([*trtexec, *engine["arguments"]], stdin=subprocess.DEVNULL)
     if status:
-        print(f"edgevit-turns: failed: {side['name']}", file=sys.stderr, flush=True)
+        print(f"edgevit-turns: failed: {engine['name']}", file=sys.stderr, flush=True)
         raise Failed(status)
     return file.read_text(encoding="utf-8")
 
@@ -53,10 +53,9 @@ def times_of(trtexec: Sequence[str], side: Json) -> str:
 def write_starts(trtexec: Sequence[str], request: Json) -> None:
     """Write the times of all starts into RESULT."""
     with open(RESULT, "w", encoding="utf-8") as file:
-        for start in range(request["starts"]):
-            order = ("b", "a") if start % 2 else ("a", "b")
-            times = {side: times_of(trtexec, request[side]) for side in order}
-            file.write(f"{',' if start else '['}[{times['a']},{times['b']}]")
+        for start, order in enumerate(request["orders"]):
+            times = {index: times_of(trtexec, request["engines"][index]) for index in order}
+            file.write(f"{',' if start else '['}[{','.join(times[index] for index in sorted(times))}]")
         file.write("]")
 
 

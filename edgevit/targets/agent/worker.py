@@ -6,7 +6,7 @@ beside this file, for engines `tensorrt_loading.py`, the files that the request 
     {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
     {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
     {"do": "start",   "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
-    {"do": "race",    "threads": 1, "a": {MODEL, "input": …}, "b": {MODEL, "input": …}, "plan": PLAN}
+    {"do": "race",    "threads": 1, "models": [{MODEL, "input": …}, …], "plan": PLAN}
     {"do": "compile", "threads": 1, MODEL}
 
     MODEL   "model": {"file", "runtime", "session_options", "input", "outputs"}, "preprocess": {an IOSpec's} or null
@@ -122,7 +122,7 @@ def started(request: Json) -> tuple[Run, Any]:
 
 
 def race(request: Json) -> Json:
-    """Latencies (ms) of two models that take turns, [[of a], [of b]] for each start."""
+    """Latencies (ms) of models that take turns: a list for each model, for each start."""
     loop = imported("loop")
 
     def opener(side: Json) -> Callable[[], Any]:
@@ -134,8 +134,8 @@ def race(request: Json) -> Json:
         checked_outputs(loaded(side["model"], request["threads"]), feed())
         return loaded_work
 
-    a, b, before = opener(request["a"]), opener(request["b"]), conditions_now()
-    starts = loop.run_in_turns(a, b, loop.MeasurePlan(**request["plan"]), loop.WallClock())
+    openers, before = [opener(side) for side in request["models"]], conditions_now()
+    starts = loop.run_in_turns(openers, loop.MeasurePlan(**request["plan"]), loop.WallClock())
     return {"starts": starts, "conditions": conditions_since(before)}
 
 

@@ -156,17 +156,17 @@ def times_in(content: bytes, min_runs: int, where: object) -> Times:
     return _times(_json(content, where), min_runs, where)
 
 
-def starts_in(content: bytes, starts: int, min_runs: int, where: object) -> list[tuple[Times, Times]]:
-    """The times of two engines in each start, from the file that `turns.py` writes.
+def starts_in(content: bytes, starts: int, engines: int, min_runs: int, where: object) -> list[list[Times]]:
+    """The times of all engines in each start, from the file that `turns.py` writes.
 
     Raises TargetError if they are none, or of fewer than `min_runs` runs.
     """
-    pairs = _json(content, where)
-    if not isinstance(pairs, list) or len(pairs) != starts:
+    turns = _json(content, where)
+    if not isinstance(turns, list) or len(turns) != starts:
         raise _unreadable(f"times of {starts} starts", where)
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise _unreadable("times of two engines in each start", where)
-    return [(_times(a, min_runs, where), _times(b, min_runs, where)) for a, b in pairs]
+    if not all(isinstance(times, list) and len(times) == engines for times in turns):
+        raise _unreadable(f"times of {engines} engines in each start", where)
+    return [[_times(rows, min_runs, where) for rows in times] for times in turns]
 
 
 def _times(rows: object, min_runs: int, where: object) -> Times:
@@ -222,9 +222,9 @@ def largest_times(plan: MeasurePlan) -> int:
     return min(LARGEST_JSON, BYTES_BESIDE + BYTES_A_RUN * runs)
 
 
-def largest_starts(plan: MeasurePlan, starts: int) -> int:
-    """The most bytes of the file of `turns.py`, for two engines with this plan in each start."""
-    return min(LARGEST_JSON, 2 * starts * largest_times(plan))
+def largest_starts(plan: MeasurePlan, starts: int, engines: int) -> int:
+    """The most bytes of the file of `turns.py`, for engines with this plan in each start."""
+    return min(LARGEST_JSON, engines * starts * largest_times(plan))
 
 
 def _layer_time(row: object, where: object) -> LayerTime:

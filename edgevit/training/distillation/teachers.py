@@ -107,7 +107,9 @@ class LiveTeacher:
 class PlainTeacher:
     """A teacher that sees each plain image once, and gives every view of the image the same output.
 
-    Its pooled features are the input of its classifier: the mean over test-time views if the model has them.
+    Its pooled features are the input of its classifier: the mean over test-time views if the model has them. The
+    features of a mixed image are the mean of the two images' features, weighted by their shares, as mixup mixes labels
+    (Zhang et al. 2018), and its logits are the classifier's for this mean.
 
     Beyer et al. 2022 warn that a teacher that does not see the student's view teaches worse over a long training; it is
     for teachers that are too slow to see every view.
@@ -154,13 +156,17 @@ class PlainTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutput:
-        streams, samples = batch.streams.cpu(), batch.samples.cpu()
+        streams, share = batch.streams.cpu(), batch.own_share.cpu().unsqueeze(1)
+        own, partners = (self._rows(streams, samples.cpu()) for samples in (batch.samples, batch.partner_samples))
+        rows = (share * own + (1 - share) * partners).to(batch.labels.device)
+        logits = None if self._columns is None else self._classifier(rows)[:, self._columns].float()
+        return TeacherOutput(logits, {term: [rows] for term in self._terms})
+
+    def _rows(self, streams: Tensor, samples: Tensor) -> Tensor:
         rows = torch.empty(len(streams), self._embeddings[0].shape[1])
         for stream, embeddings in enumerate(self._embeddings):
             rows[streams == stream] = embeddings[samples[streams == stream]]
-        rows = rows.to(batch.labels.device)
-        logits = None if self._columns is None else self._classifier(rows)[:, self._columns].float()
-        return TeacherOutput(logits, {term: [rows] for term in self._terms})
+        return rows
 
 
 class EnsembleTeacher:

@@ -46,6 +46,7 @@ class Batch(NamedTuple):
         streams: (N,) int64, the stream of each sample.
         samples: (N,) int64, the sample's index in its stream's data set.
         partners: (N,) int64, the row of the image that the sample is mixed with; its own row if unmixed.
+        partner_samples: (N,) int64, the partner's index in the data set; partners are of one stream.
         partner_labels: (N,) int64, the partner's label.
         own_share: (N,) float32, the sample's share in the mixture; 1 if unmixed.
         rows: (N,) int64, the sample's row in the whole batch.
@@ -59,6 +60,7 @@ class Batch(NamedTuple):
     streams: Tensor
     samples: Tensor
     partners: Tensor
+    partner_samples: Tensor
     partner_labels: Tensor
     own_share: Tensor
     rows: Tensor
@@ -186,6 +188,7 @@ class Batches(TorchDataset[Batch]):
             streams[rows],
             samples[rows],
             partners[rows],
+            samples[partners][rows],
             partner_labels[rows],
             own_share=torch.full((len(rows),), 1.0 if mixture is None else mixture.own_share),
             rows=rows,

@@ -65,6 +65,25 @@ def test_plain_teacher_says_of_every_view_what_a_live_one_says_of_the_plain_imag
     assert teacher.channels == live.channels
 
 
+def test_plain_teacher_mixes_features_in_the_shares_of_the_images(tmp_path: Path) -> None:
+    built, pool, support = tiny_vit(seed=3), blobs("p", labelled=False, seed=1), blobs("s", seed=2)
+    io, cpu, classes = IOSpec.for_classifier(built.preprocess, ("a", "b", "c")), torch.device("cpu"), ("a", "b", "c")
+    live = LiveTeacher(built.module, io, classes, cpu, {0: ["pooled"]})
+    teacher = PlainTeacher(built.module, io, classes, cpu, [pool, support], [0], tmp_path, SilentProgress())
+    streams = [TrainingStream(pool, 0.5, labelled=False), TrainingStream(support, 0.5)]
+    mixed = Batches(streams, built.preprocess, Augmentation(scale=(1, 1), cutmix=1.0), 8, 1, seed=4)[2]
+    answer, plain = teacher(mixed), live(Batches(streams, built.preprocess, None, 8, 1, seed=4)[2])
+    share, (features,) = mixed.own_share.unsqueeze(1), plain.features[0]
+    assert 0.05 < share[0] < 0.95
+    expected = share * features + (1 - share) * features[mixed.partners]
+    torch.testing.assert_close(answer.features[0][0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(answer.logits, built.module.get_classifier()(expected), atol=1e-5, rtol=0)
+    for number in range(2):
+        torch.testing.assert_close(
+            teacher(mixed.part(number, 2)).features[0][0], expected[number::2], atol=1e-5, rtol=0
+        )
+
+
 def test_plain_teacher_of_features_alone_needs_no_classes_of_the_student(tmp_path: Path) -> None:
     built, data = tiny_vit(), blobs(classes=2)
     io = IOSpec.for_classifier(built.preprocess, ("x", "y", "z"))

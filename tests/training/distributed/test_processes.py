@@ -143,7 +143,7 @@ def distil_by_plain_images(folder: Path, context: Context) -> nn.Module:
             assert stream is not None
             keys += [key.tobytes() for key in np.load(stream)["keys"]]
     assert len(keys) == len(set(keys)), "one rank computes what the others find"
-    return distil(folder, context, who, augmentation=Augmentation(scale=(0.9, 1.0)))
+    return distil(folder, context, who)
 
 
 LONG: dict[str, Any] = {"epochs": 12, "learning_rate": 0.02}

@@ -1,0 +1,89 @@
+"""Marks on the nodes of a graph, by which its nodes are found again in what a runtime has made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from onnx import ModelProto, NodeProto
+
+from edgevit.graphs.graph import Graph
+from edgevit.graphs.index import GraphIndex
+
+# Every fusion of ONNX Runtime and OpenVINO keeps the name of a node, with a prefix or suffix.
+_MARK = re.compile(r"edgevit_(\d+)_")
+_OWN_LAYOUT = "_nchwc"  # ONNX Runtime names a convolution in its own layout after the tensor that it made
+
+
+def marked(model: ModelProto) -> ModelProto:
+    """A copy whose nodes are named after their places in the graph."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for index, node in enumerate(copy.graph.node):
+        node.name = f"edgevit_{index}_"
+    return copy
+
+
+def marks_in(name: str) -> list[int]:
+    """The places of the nodes whose marks are in a name."""
+    return [int(index) for index in _MARK.findall(name)]
+
+
+def sources_of(optimized: GraphIndex, source: Graph) -> dict[str, tuple[str, ...]]:
+    """The nodes of a graph that each node of the optimized graph computes, by the optimized node's name.
+
+    They are the nodes whose marks are in its name, and the nodes between the tensors that it reads and writes, if all
+    of these tensors are in the source. A node that the runtime has added (a change of layout) has none.
+
+    Args:
+        optimized: what the runtime has made of `marked(source.model)`.
+    """
+    places = {node.name: _places(node, source) for node in optimized.nodes}
+    taken = {name: set(found) for name, found in places.items()}
+    everywhere = set[int]().union(*taken.values())
+    order = {node.name: place for place, node in enumerate(source.nodes)}
+    result = {}
+    for node in optimized.nodes:
+        others = everywhere - taken[node.name]
+        between = _between(node.output, {*node.input}, source, order, others)
+        result[node.name] = tuple(source.nodes[place].name for place in sorted(taken[node.name] | between))
+    return result
+
+
+def shown_name(name: str, nodes: Sequence[str], source: Graph) -> str:
+    """The name of a runtime's layer for people: the node whose mark it has, or else its first node, or its own name."""
+    marks = marks_in(name)
+    return source.nodes[marks[0]].name if marks else next(iter(nodes), name)
+
+
+def _places(node: NodeProto, source: Graph) -> list[int]:
+    """The places of the source's nodes that a name tells."""
+    if marks := marks_in(node.name):
+        return marks
+    made = source.maker.get(node.name.removesuffix(_OWN_LAYOUT)) if node.name.endswith(_OWN_LAYOUT) else None
+    return [source.nodes.index(one) for one in _with_its_convolution(made, source)] if made is not None else []
+
+
+def _with_its_convolution(node: NodeProto, source: Graph) -> list[NodeProto]:
+    """A convolution; or an activation, fused with the convolution before it."""
+    before = source.maker.get(node.input[0])
+    is_fused = node.op_type != "Conv" and before is not None and before.op_type == "Conv"
+    return [node, before] if is_fused and before is not None else [node]
+
+
+def _between(
+    outputs: Iterable[str], inputs: Collection[str], source: Graph, order: Mapping[str, int], others: Collection[int]
+) -> set[int]:
+    """The places of the nodes that make `outputs` of `inputs` and constants; none if others have a part in it."""
+    waiting, found = [name for name in outputs if name], set[int]()
+    while waiting:
+        name = waiting.pop()
+        if name in inputs or name in source.constants:
+            continue
+        maker = source.maker.get(name)
+        if maker is None or order[maker.name] in others:
+            return set()
+        if order[maker.name] not in found:
+            found.add(order[maker.name])
+            waiting += [read for read in maker.input if read]
+    return found

@@ -1,0 +1,171 @@
+"""The times of the modules of a checkpoint in PyTorch on the CPU, by torch's profiler.
+
+A layer is a module without its children: the time of the operators that it calls itself. The time between operators
+(Python, calls of modules) is a layer of its own, which belongs to no module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from edgevit.configs.runtimes import TORCH
+from edgevit.configs.targets import LOCAL_CPU
+from edgevit.models.cost import macs_by_module
+from edgevit.profiling import Measurement, Work
+from edgevit.profiling.layer_times import LayerTime, LayerTimes, layer_times, mean_and_median, run_profiled
+from edgevit.provenance import version_of
+
+RANGE, RUN = "edgevit module ", "edgevit run"
+OPERATORS_A_MODULE = 8  # about so many times a run does the profiler keep for each module
+BETWEEN = "between operators"
+
+
+def times_in_torch(module: nn.Module, images: torch.Tensor, threads: int, plain: Measurement) -> LayerTimes:
+    """The times of the modules, from runs that follow those of `plain`.
+
+    Args:
+        images: (N, 3, H, W).
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes on stderr that there is no GPU
+
+    def work() -> object:
+        with torch.inference_mode():
+            return module(images)
+
+    moved, macs = _moved_bytes(module, work), _own_macs(module, images)
+    kept = OPERATORS_A_MODULE * sum(1 for _ in module.modules())
+    with _ranges(module), profile(activities=[ProfilerActivity.CPU]) as profiler:
+
+        def one_run() -> None:
+            with record_function(RUN):
+                work()
+
+        profiled = run_profiled(one_run, plain.plan, plain, kept)
+    runs = _times_of_runs(profiler)[-len(profiled.samples_ms) :]
+    names = {name for run in runs for name in run}
+    kinds = {name: type(one).__name__ for name, one in module.named_modules()}
+    layers = [
+        _layer(name, kinds, [run.get(name, 0.0) for run in runs], moved.get(name), macs.get(name, 0))
+        for name in [*(name for name in kinds if name in names), BETWEEN]
+    ]
+    runtime = f"{TORCH.title} {version_of(TORCH.package)}"
+    return layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
+
+
+def _layer(name: str, kinds: dict[str, str], samples_ms: list[float], moved: int | None, macs: int) -> LayerTime:
+    if name == BETWEEN:
+        return LayerTime(BETWEEN, *mean_and_median(samples_ms), operator="Python")
+    shown = name or kinds[""]
+    return LayerTime(
+        shown,
+        *mean_and_median(samples_ms),
+        operator=kinds[name],
+        nodes=(shown,),
+        bytes=moved,
+        macs=macs,
+    )
+
+
+@contextmanager
+def _ranges(module: nn.Module) -> Iterator[None]:
+    """A range of the profiler around each call of each module."""
+    inside = list[record_function]()
+
+    def enter(name: str) -> None:
+        inside.append(record_function(f"{RANGE}{name}"))
+        inside[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    with _around_modules(module, enter, lambda: inside.pop().__exit__(None, None, None)):
+        yield
+
+
+@contextmanager
+def _around_modules(module: nn.Module, enter: Callable[[str], None], leave: Callable[[], object]) -> Iterator[None]:
+    """Call `enter` with the path of each module that is called, and `leave` when it returns."""
+
+    def entering(name: str) -> Callable[..., None]:
+        return lambda *_: enter(name)
+
+    def leaving(*_: object) -> None:
+        leave()
+
+    handles = [
+        handle
+        for name, one in module.named_modules()
+        for handle in (
+            one.register_forward_pre_hook(entering(name)),
+            one.register_forward_hook(leaving, always_call=True),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _times_of_runs(profiler: profile) -> list[dict[str, float]]:
+    """The time (ms) of each module in each run, without its children. Ranges themselves are the time between."""
+    runs = dict[int, dict[str, float]]()
+    for event in profiler.events() or ():  # type: ignore[no-untyped-call]
+        run, path = _place(event)
+        if run is not None:
+            times = runs.setdefault(run, defaultdict(float))
+            times[path] += event.self_cpu_time_total / 1e3
+    return list(runs.values())
+
+
+def _place(event: Any) -> tuple[int | None, str]:
+    """The run of an operator and the path of the innermost module around it; BETWEEN for the ranges themselves."""
+    is_range = event.name == RUN or event.name.startswith(RANGE)
+    path = BETWEEN if is_range else ""
+    outer, is_found = event, is_range
+    while outer.name != RUN and outer.cpu_parent is not None:
+        if not is_found and outer.name.startswith(RANGE):
+            path, is_found = outer.name.removeprefix(RANGE), True
+        outer = outer.cpu_parent
+    return (outer.id if outer.name == RUN else None), path
+
+
+class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes that the operators of each module read and write in one run, without its children."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.inside: list[str] = []
+        self.by_module = defaultdict[str, int](int)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+            name = self.inside[-1] if self.inside else ""
+            self.by_module[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return result
+
+
+def _moved_bytes(module: nn.Module, work: Work) -> dict[str, int]:
+    moved = _MovedBytes()
+    with _around_modules(module, moved.inside.append, moved.inside.pop), moved:
+        work()
+    return moved.by_module
+
+
+def _own_macs(module: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    """Multiply-accumulates of each module without its children, for a batch."""
+    batch, _, height, width = images.shape
+    own = Counter(macs_by_module(module, height, width))
+    for path, count in list(own.items()):
+        if path:
+            own[path.rpartition(".")[0]] -= count
+    return {path: batch * count for path, count in own.items()}
