@@ -12,14 +12,17 @@ from edgevit.profiling.telemetry import NOT_SAMPLED
 
 
 class Percentile(NamedTuple):
-    """A percentile by nearest rank, in ms, with its 95% interval; the bounds are None if the runs are too few for it.
+    """A percentile by nearest rank, in ms, with its 95% interval.
 
-    Results of older releases have no interval of p90 and p99.
+    Attributes:
+        low_ms, high_ms: None if the runs are too few for an interval, or it was not recorded.
+        is_recorded: whether the release that measured it gave intervals of this percentile.
     """
 
     ms: float
     low_ms: float | None = None
     high_ms: float | None = None
+    is_recorded: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class LatencyRecord:
             **{
                 f"p{percent}{suffix}": value
                 for percent, percentile in self.percentiles.items()
-                for suffix, value in zip(("", "_low", "_high"), percentile, strict=True)
+                for suffix, value in zip(("", "_low", "_high"), percentile[:3], strict=True)
             },
             "n": self.n,
             "coefficient_of_variation": self.variation,
@@ -124,4 +127,5 @@ class LatencyRecord:
 def _percentile(latency: Mapping[str, Any], name: str) -> Percentile | None:
     if name not in latency:
         return None
-    return Percentile(latency[name], latency.get(f"{name}_low"), latency.get(f"{name}_high"))
+    bounds = latency.get(f"{name}_low"), latency.get(f"{name}_high")
+    return Percentile(latency[name], *bounds, is_recorded=f"{name}_low" in latency)

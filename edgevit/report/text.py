@@ -87,7 +87,7 @@ def latency_facts(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
     for percent, percentile in latency.percentiles.items():
-        if percentile.low_ms is None:
+        if percentile.low_ms is None and percentile.is_recorded:
             yield f"Interval of p{percent}", f"too few runs: it needs {FEWEST_RUNS[percent]:,} independent runs"
     if latency.parts_ms:
         parts = " → ".join(f"{name} {milliseconds(part_ms)}" for name, part_ms in latency.parts_ms.items())
@@ -154,7 +154,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_on_device(report["device"]),
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
-        "\n".join(_paragraph(f"- {label}: {value}") for label, value in report["latency_facts"]),
+        *_beside_latency(report["latency_facts"]),
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
@@ -167,6 +167,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
+
+
+def _beside_latency(facts: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The list of report.md."""
+    if facts:
+        yield "Beside the latency of the deployed model:"
+        yield "\n".join(_paragraph(f"- {label}: {value}") for label, value in facts)
 
 
 def device_title(device: Mapping[str, Any]) -> str:
