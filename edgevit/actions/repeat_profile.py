@@ -71,6 +71,7 @@ class Receipt:
             "precision": self.latency.precision,
             "boundary": self.latency.boundary,
         }
+        told |= {"soak_s": told.get("soak_s") or None}  # 0: without a soak
         fields = {name: told[name] for name in PLAN if told.get(name) is not None}
         if self.latency.runtime not in ("onnxruntime", "openvino"):
             del fields["runtime"]

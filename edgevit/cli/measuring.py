@@ -23,8 +23,8 @@ from edgevit.cli.options import (
     Runtime,
     TargetName,
     Threads,
-    check_given_alone,
     default_of,
+    given_options,
     number,
     separated,
 )
@@ -125,6 +125,7 @@ def evaluate(
 
 
 def profile(
+    context: typer.Context,
     model: ModelPath,
     target: Annotated[
         str,
@@ -178,6 +179,7 @@ def profile(
     from edgevit.targets.named import each_target
 
     if repeat is not None:
+        _check_plan_is_not_given(given_options(context))
         _repeat(model, repeat, retry_s, as_json)
         return
     given = separated(target)
@@ -209,12 +211,21 @@ def profile(
         raise typer.Exit(TargetError.exit_code)
 
 
+def _check_plan_is_not_given(options: Iterable[str]) -> None:
+    """Raise RecipeError for an option that the receipt decides."""
+    from edgevit.errors import RecipeError
+
+    for option in options:
+        if option.startswith("--") and option not in ("--repeat", "--retry", "--json"):
+            what = f"--repeat takes no {option}: the plan is that of the receipt"
+            raise RecipeError(what, where="--repeat", next=f"leave {option} out")
+
+
 def _repeat(model: Path, receipt: Path, retry_s: float, as_json: bool) -> None:
     """Measure again under the plan of a receipt."""
     from edgevit.actions.repeat_profile import Receipt, repeat_profile
     from edgevit.actions.single_stage import single_stages
 
-    check_given_alone("--repeat", {"retry_s", "repeat", "as_json", "model"}, "the plan is that of the receipt")
     first = Receipt.read(receipt)
     with single_stages(terminal_context()) as stages:
         repeated = repeat_profile(stages, stages.model(model, for_images=False), first, retry_s)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from edgevit import bounds
@@ -62,22 +60,10 @@ def flag(name: str, help: str, *, hidden: bool = False) -> Any:
     return typer.Option(name, help=help, hidden=hidden, metavar="")
 
 
-def check_given_alone(flag: str, beside: Collection[str], reason: str) -> None:
-    """Raise RecipeError if an option was given that does not go with `flag`.
-
-    Args:
-        beside: the parameters that may be given with it.
-    """
-    from click.core import ParameterSource
-
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in beside and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            from edgevit.errors import RecipeError
-
-            other = parameter.opts[0]
-            raise RecipeError(f"{flag} takes no {other}: {reason}", where=flag, next=f"leave {other} out")
+def given_options(context: typer.Context) -> list[str]:
+    """The options on the command line."""
+    sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 JsonFlag = Annotated[bool, flag("--json", "Print the result as JSON.")]

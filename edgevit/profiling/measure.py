@@ -23,7 +23,7 @@ from edgevit.profiling.loop import (
     run_alone,
     soak,
 )
-from edgevit.profiling.meters import Meter, Reading
+from edgevit.profiling.meters import SpanMeter, SpanReading
 from edgevit.profiling.statistics import (
     Interval,
     Samples,
@@ -131,7 +131,7 @@ def measure(
     clock: Clock | None = None,
     conditions: Mapping[str, Any] | None = None,
     temperature_c: Callable[[], float | None] = hottest_c,
-    meters: Sequence[Meter] = (),
+    meters: Sequence[SpanMeter] = (),
     processor: Processor = "cpu",
 ) -> Measurement:
     """Measure the latency of `work`: warm up until it is steady, then run for at least `duration_s` and `min_runs`.
@@ -175,9 +175,11 @@ def measure(
     )
 
 
-def _metered(work: Work, plan: MeasurePlan, clock: Clock, meters: Sequence[Meter]) -> tuple[Runs, list[Reading]]:
+def _metered(
+    work: Work, plan: MeasurePlan, clock: Clock, meters: Sequence[SpanMeter]
+) -> tuple[Runs, list[SpanReading]]:
     """The runs, and what the meters say of them. A meter that was started is stopped, also where a run fails."""
-    started = list[Meter]()
+    started = list[SpanMeter]()
 
     def start() -> None:
         for meter in meters:

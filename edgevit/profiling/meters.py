@@ -11,7 +11,7 @@ from edgevit.profiling.telemetry import Telemetry
 
 
 @dataclass(frozen=True)
-class Reading:
+class SpanReading:
     """What a meter has measured over a span.
 
     Attributes:
@@ -29,11 +29,11 @@ class Reading:
     start: Start | None = None
 
 
-class Meter(Protocol):
+class SpanMeter(Protocol):
     """Measures a span. A clock times single runs."""
 
     def start(self, plan: MeasurePlan) -> None:
         """The span begins: the next run is counted."""
 
-    def stop(self) -> Reading:
+    def stop(self) -> SpanReading:
         """The span has ended. Work of the meter that would disturb runs is done now."""

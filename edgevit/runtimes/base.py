@@ -17,7 +17,7 @@ from edgevit.configs.runtimes import RUNTIMES, TORCH
 from edgevit.context import usable_cpus
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
-from edgevit.profiling import Measurement, MeasurePlan, Meter, Work, measure
+from edgevit.profiling import Measurement, MeasurePlan, SpanMeter, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.loop import Part, Waterfall
@@ -86,7 +86,7 @@ class LocalSession(Session, Protocol):
         meters: what a target of this machine measures beside the times, where a plan asks to watch the machine.
     """
 
-    meters: Sequence[Meter] = ()
+    meters: Sequence[SpanMeter] = ()
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. A race of two models interleaves such runs."""

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from edgevit.artifacts import Artifact
 from edgevit.errors import shortened
-from edgevit.profiling import MeasurePlan, Reading
+from edgevit.profiling import MeasurePlan, SpanReading
 from edgevit.profiling.loop import Start
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets.shipped import WORKER, WORKER_FILES
@@ -30,15 +30,15 @@ class FreshStart:
     def start(self, plan: MeasurePlan) -> None:
         self._plan = plan
 
-    def stop(self) -> Reading:
+    def stop(self) -> SpanReading:
         with TemporaryDirectory() as name:
             folder = Path(name)
             ended = self._run_in(folder)
             if ended.returncode == 0:
                 answer = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-                return Reading(start=Start(*answer["start"]))
+                return SpanReading(start=Start(*answer["start"]))
         last = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        return Reading(doubts=(f"the model did not start in a process of its own: {shortened(last)}",))
+        return SpanReading(doubts=(f"the model did not start in a process of its own: {shortened(last)}",))
 
     def _run_in(self, folder: Path) -> subprocess.CompletedProcess[str]:
         """The worker, which has ended."""

@@ -7,7 +7,7 @@ import math
 import os
 import time
 
-from edgevit.profiling import MeasurePlan, Reading
+from edgevit.profiling import MeasurePlan, SpanReading
 from edgevit.targets.agent.sampler import Sampler
 from edgevit.targets.sampling import conditions_of_telemetry, telemetry_in
 
@@ -20,7 +20,7 @@ class MachineMeter:
     def start(self, plan: MeasurePlan) -> None:
         self._sampler = Sampler(os.getpid(), time.monotonic(), os.environ.get(ROOT, ""))
 
-    def stop(self) -> Reading:
+    def stop(self) -> SpanReading:
         content = json.dumps({**self._sampler.ended(), "written": {}}).encode()
         telemetry = telemetry_in(content, ends_with="", counted_s=math.inf, total_rails=())
-        return Reading(conditions_of_telemetry(telemetry), telemetry=telemetry)
+        return SpanReading(conditions_of_telemetry(telemetry), telemetry=telemetry)

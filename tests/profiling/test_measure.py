@@ -20,7 +20,7 @@ from edgevit.profiling import (
     Measurement,
     MeasurePlan,
     Opener,
-    Reading,
+    SpanReading,
     comparisons_of_turns,
     interleaved,
     loop,
@@ -125,9 +125,9 @@ class CountingMeter:
     def start(self, plan: MeasurePlan) -> None:
         self.runs.append(-len(self.clock.timed))
 
-    def stop(self) -> Reading:
+    def stop(self) -> SpanReading:
         self.runs[-1] += len(self.clock.timed)
-        return Reading({"meter": "read"}, ("a doubt",), ("another program ran",) if next(self.disturbed) else ())
+        return SpanReading({"meter": "read"}, ("a doubt",), ("another program ran",) if next(self.disturbed) else ())
 
 
 WATCHED = MeasurePlan(warmup_s=0.5, duration_s=1.0, min_runs=1, is_watched=True)
