@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         first_difference,
+        layer_times,
         load,
         profile,
         quantize,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
+    from edgevit.checking.timed_layers import TimedModel
     from edgevit.errors import EdgevitError
     from edgevit.latency_model.estimate import Estimate
 
@@ -50,6 +52,7 @@ __all__ = [
     "Prediction",
     "Report",
     "Run",
+    "TimedModel",
     "__version__",
     "bundle",
     "compare",
@@ -58,6 +61,7 @@ __all__ = [
     "evaluate",
     "export",
     "first_difference",
+    "layer_times",
     "load",
     "profile",
     "quantize",
@@ -71,13 +75,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "edgevit.api.functions": (
-        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "load", "profile",
-        "quantize", "run",
+        "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "layer_times", "load",
+        "profile", "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
+    "edgevit.checking.timed_layers": ("TimedModel",),
     "edgevit.errors": ("EdgevitError",),
     "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip

@@ -83,6 +83,7 @@ GLYPHS = Range(1, 100_000)  # of each character
 BATCH = Range(1, 65_536)
 EPOCHS = Range(0, 100_000)
 CLASSES = Range(2, 1_000_000)
+CANDIDATES = Range(2, 20)  # that are trained to select one
 SIDE = Range(1, 8192)  # of an image, in pixels
 LAYER = Range(-10_000, 10_000)  # negative from the end
 THREADS = Range(1, 256)

@@ -17,7 +17,6 @@ from pathlib import Path
 from edgevit.artifacts import MANIFEST, MODEL_KINDS, Artifact, Contents, InputRef, Json, sha256_of_file
 from edgevit.configs import Bundle, Check, Export, Select, Stage, input_files, kinds_of, references
 from edgevit.configs.fields import Purpose
-from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts
 from edgevit.data.duplicates import Uses
@@ -278,16 +277,11 @@ def _fingerprint(config: Stage, inputs: Mapping[str, Artifact], context: Context
     if isinstance(config, Select):
         runtimes = sorted({runtime_of(model) for model in inputs.values() if model.kind in MODEL_KINDS})
         return {runtime: target_info(config.target, runtime, context) for runtime in runtimes}
-    infos = {name: target_info(name, _runtime(config, inputs, name), context) for name in config.runs_on()}
+    infos = {
+        name: target_info(name, config.runtime_on(name) or runtime_of(inputs["model"]), context)
+        for name in config.runs_on()
+    }
     return infos if len(infos) > 1 else next(iter(infos.values()), None)
-
-
-def _runtime(config: Stage, inputs: Mapping[str, Artifact], target: str) -> str:
-    """The runtime on a target that the stage names, or else the runtime that opens its model."""
-    named: str | None = getattr(config, "runtime", None)
-    if named is None or target == LOCAL_CPU:
-        named = getattr(config, "runtime_here", None) or named
-    return named or runtime_of(inputs["model"])
 
 
 def _writer(

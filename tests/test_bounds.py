@@ -145,7 +145,8 @@ def test_the_walk_finds_the_numeric_options() -> None:
 
 # What a command needs beside the option, none of which is there.
 NEEDED = {
-    "run": ["none.yaml"], "lr-find": ["none.yaml", "stage"], "init": ["none"], "export": ["--model", "x", "--out", "o"],
+    "run": ["none.yaml"], "lr-find": ["none.yaml", "stage"], "init": ["none"],
+    "select": ["--data", "none", "--latency-ms", "5"], "export": ["--model", "x", "--out", "o"],
     "describe": ["m", "--out", "o"], "quantize": ["m", "--calibration", "none", "--out", "o"],
     "evaluate": ["m", "--data", "none"], "profile": ["m"], "compare": ["m", "n"], "predict": ["m", "i"], "models": [],
     "compile": ["m", "--out", "n"], "estimate": ["m", "--board", "nano"], "inspect": ["m"],

@@ -57,7 +57,7 @@ def test_the_next_command_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
 
 def test_the_commands_are_all_there() -> None:
     assert set(COMMANDS) == {
-        "run", "why", "lr-find", "init", "doctor", "models", "schema", "predict", "report",
+        "run", "why", "lr-find", "init", "select", "doctor", "models", "schema", "predict", "report",
         "export", "describe", "quantize", "compile", "evaluate", "profile", "compare", "estimate", "bundle", "enroll",
         "check", "inspect",
     }  # fmt: skip

@@ -46,6 +46,7 @@ COMMANDS = {
     ),
     "models": ("", "--max-params --image-size", ""),
     "init": ("images --out new.yaml --force", "--latency-ms", "--target --out"),
+    "select": ("--data images --latency-ms 0.001 --out new.yaml --force", "--students --epochs", "--target --board"),
     "run": ("recipe.yaml --dry-run", "--workers --ranks", "--device --set --fresh --runs"),
     "why": ("recipe.yaml", "", "--set --runs"),
     "lr-find": ("recipe.yaml t --steps 3", "--workers", "--set --runs --device"),

@@ -75,7 +75,7 @@ def test_every_command_of_the_table_exists() -> None:
     named = set(re.findall(r"`([\w-]+)`", "".join(line for line in README.splitlines() if line.startswith("| `"))))
     answer = run("edgevit --help", ROOT)
     shown = set(re.findall(r"^│ ([a-z][\w-]*) ", answer.stdout, re.MULTILINE))
-    assert len(shown) == 22
+    assert len(shown) == 23
     assert shown <= named
 
 

@@ -213,6 +213,30 @@ def test_forms_for_tensorrt_are_timed_on_a_gpu_alone(home: Path, target: str) ->
     assert (here.is_timed, here.runs_on()) == (False, ("local-cpu",))
 
 
+@pytest.mark.parametrize(
+    ("line", "on_cpu", "on_board"),
+    [
+        ("{stage: quantize, id: s, model: onnx, calibration: digits.train}", "onnxruntime", "onnxruntime"),
+        (
+            "{stage: quantize, id: s, model: onnx, calibration: digits.train, runtime: tensorrt, target: board}",
+            "onnxruntime",
+            "tensorrt",
+        ),
+        ("{stage: quantize, id: s, model: onnx, calibration: digits.train, runtime: openvino}", "openvino", "openvino"),
+        ("{stage: prune, id: s, model: student, keep_latency: 0.7, data: digits.train}", "onnxruntime", "onnxruntime"),
+        ("{stage: compile, id: s, model: int8, runtime: tensorrt, target: board}", "tensorrt", "tensorrt"),
+        ("{stage: profile, id: s, model: int8}", None, None),
+        ("{stage: profile, id: s, model: int8, runtime: onnxruntime}", "onnxruntime", "onnxruntime"),
+        ("{stage: evaluate, id: s, model: int8, data: digits.test, target: board}", None, None),
+    ],
+)
+def test_the_runtime_of_a_stage_on_a_target(home: Path, line: str, on_cpu: str | None, on_board: str | None) -> None:
+    path = recipe(home / "project", line)
+    name_board(home / "project" / "targets.yaml")
+    stage = load_recipe(path).stages[-1]
+    assert (stage.runtime_on("local-cpu"), stage.runtime_on("board")) == (on_cpu, on_board)
+
+
 def test_a_checkpoint_is_not_pruned_for_a_target_of_tensorrt(home: Path) -> None:
     line = "{stage: prune, id: less, model: student, keep_latency: 0.7, data: digits.train, target: board}"
     path = recipe(home / "project", line)

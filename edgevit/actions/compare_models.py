@@ -190,7 +190,7 @@ class ModelComparison:
                 if limit := getattr(self.limits, name):
                     yield f"{other.name} exceeds --{name.replace('_', '-')} {limit:g}"
         if len(self.others) > 1:
-            yield f"together, the intervals of all {len(self.others)} models hold with 95% confidence"
+            yield "together, all intervals hold with 95% confidence"
         if self.first.latency.label == "replayed":
             yield "a stand-in has replayed these times: they say nothing about the speed of the models"
 

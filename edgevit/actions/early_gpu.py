@@ -30,7 +30,7 @@ def check_gpu_early(recipe: Recipe, pending: Callable[[], Collection[str]], cont
 
 def runtime_on_gpu(stage: Stage, stages: Mapping[str, Stage]) -> str:
     """The runtime of a stage of local-gpu: its own, or that of the model, which an earlier stage makes."""
-    named: str | None = getattr(stage, "runtime", None) or getattr(stage, "runtime_here", None)
+    named = stage.runtime_on(LOCAL_GPU)
     if named is not None:
         return named
     maker = stages[_model_of(stage)]

@@ -22,6 +22,7 @@ from edgevit.actions.student_choice import (
     WeightSources,
     choose_student,
     deployed_form,
+    timer,
     weights_from,
 )
 from edgevit.actions.training_time import seconds_per_answer, seconds_per_image
@@ -38,6 +39,7 @@ from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress, duration
 from edgevit.recipe import load_recipe
 from edgevit.selection.choice import ROOM
+from edgevit.selection.records import DeployedForm
 from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.targets import target_for
 from edgevit.terminal import printable_line
@@ -135,13 +137,48 @@ class _Images:
         return list(dict.fromkeys(filter(None, (self.labelled, self.calibration, self.test, self.val))))
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a folder of images and this machine offer.
+
+    Attributes:
+        form: in which the student is deployed on the target.
+        datasets: the data set and its roles, by name.
+    """
+
+    options: InitOptions
+    images: _Images
+    sources: WeightSources
+    form: DeployedForm
+    datasets: Mapping[str, Artifact]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.images.survey.classes)
+
+
 def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
     """Look at images, weights and machine, time students, and write the recipe.
 
     Raises:
+        DataError, TargetError, RecipeError, ArtifactError: see `look_at_folder`.
+        CheckFailed: no student meets the budget.
+    """
+    found = look_at_folder(options, context)
+    if options.latency_ms is not None:
+        context.progress.say(f"students, timed untrained on {options.target}, p50 of one image:")
+    time = timer(found.num_classes, found.form, context)
+    student = choose_student(found.sources, options.student, time, options.latency_ms, options.size_mib)
+    written = recipe_for_student(found, student, context)
+    return replace(written, lines=(*_about_student(options, student), *written.lines))
+
+
+def look_at_folder(options: InitOptions, context: Context) -> Findings:
+    """Look at images, weights and machine. Nothing is timed.
+
+    Raises:
         DataError: the folder holds no usable images, or too few.
         TargetError: there is no such target, or it cannot be reached.
-        CheckFailed: no student meets the budget.
         RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
     context = replace(context, folder=options.out.absolute().parent)
@@ -153,21 +190,32 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
     say(_about_images(images))
     say(_about_weights(sources))
     datasets = dataset_artifacts({"photos": images.config}, Path.cwd(), images.roles, progress=context.progress)
-    if options.latency_ms is not None:
-        say(f"students, timed untrained on {options.target}, p50 of one image:")
-    student = choose_student(
-        sources,
-        options.student,
-        len(images.survey.classes),
-        form,
-        options.latency_ms,
-        options.size_mib,
-        context,
-    )
-    images, cost = _within_minutes(options, images, sources, student, datasets, context)
+    return Findings(options, images, sources, form, datasets)
+
+
+def recipe_for_student(
+    found: Findings, student: ChosenStudent, context: Context, reason: str | None = None
+) -> WrittenRecipe:
+    """The recipe that trains a student, and a line about its time.
+
+    Args:
+        reason: why this student was chosen, for the recipe; by default its timing.
+    """
+    options, sources = found.options, found.sources
+    images, cost = _within_minutes(options, found.images, sources, student, found.datasets, context)
     epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
-    lines = (*_about_student(options, student), cost.sentence(epochs, context.device, options.minutes))
-    return WrittenRecipe(_text(options, images, sources, student, epochs), lines)
+    text = _text(options, images, sources, student, epochs, reason)
+    return WrittenRecipe(text, (cost.sentence(epochs, context.device, options.minutes),))
+
+
+def short_recipe(found: Findings, student: ChosenStudent, epochs: int, folder: Path) -> Recipe:
+    """The recipe of a student with a number of epochs.
+
+    Args:
+        folder: from which relative paths of the recipe start.
+    """
+    options = replace(found.options, out=folder / "recipe.yaml")
+    return _parsed(_text(options, found.images, found.sources, student, epochs), folder)
 
 
 # Images ----------------------------------------------------------------------------------------------------------
@@ -322,7 +370,8 @@ def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], c
 
     The times of its trainings are kept, for the time left that `run` shows.
     """
-    recipe = _parsed(text)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = _parsed(text, Path(folder))
     with single_stages(replace(context, progress=SilentProgress())) as stages:
         done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
         student = _stage(recipe, "student", (Train, Distill))
@@ -374,17 +423,23 @@ def _stage(recipe: Recipe, id: str, kinds: tuple[type[Any], ...]) -> Any:
     return next(stage for stage in recipe.stages if stage.id == id and isinstance(stage, kinds))
 
 
-def _parsed(text: str) -> Recipe:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(text, encoding="utf-8")
-        return load_recipe(file)
+def _parsed(text: str, folder: Path) -> Recipe:
+    file = folder / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_recipe(file)
 
 
 # Text ------------------------------------------------------------------------------------------------------------
 
 
-def _text(options: InitOptions, images: _Images, sources: WeightSources, student: ChosenStudent, epochs: int) -> str:
+def _text(
+    options: InitOptions,
+    images: _Images,
+    sources: WeightSources,
+    student: ChosenStudent,
+    epochs: int,
+    reason: str | None = None,
+) -> str:
     folder, config, teacher = options.out.absolute().parent, images.config, sources.teacher
     unlabelled = None if config.unlabelled is None else _path_from(folder, Path(config.unlabelled))
     environment = _environment()
@@ -407,7 +462,7 @@ def _text(options: InitOptions, images: _Images, sources: WeightSources, student
         epochs=epochs,
         small_set=_images_of_an_epoch(images) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
-        reason=_reason(options, student),
+        reason=reason or _reason(options, student),
     )
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from edgevit.actions.engine_files import source_of_engine
+from edgevit.actions.inspect_layers import layer_times_of
 from edgevit.artifacts import Artifact
 from edgevit.checking.engine_inspection import EngineInspection, inspect_engine
 from edgevit.context import Context
-from edgevit.errors import TargetError
-from edgevit.profiling import MeasurePlan
-from edgevit.profiling.layer_times import LayerTimes
-from edgevit.runtimes.base import SessionOptions, fixed_batch
-from edgevit.targets import target_for
 
 
 def inspected_engine(
@@ -26,15 +22,5 @@ def inspected_engine(
         TargetError: the target did not build the engine, or does not tell the times.
         ArtifactError: the layers cannot be read, or a file was altered.
     """
-    times = None if target is None else _times(engine, target, batch_size, context)
+    times = None if target is None else layer_times_of(engine, target, batch_size, None, context)
     return inspect_engine(engine, source_of_engine(engine), times)
-
-
-def _times(engine: Artifact, target: str, batch_size: int | None, context: Context) -> LayerTimes:
-    plan = MeasurePlan(batch_size=batch_size or fixed_batch(engine.io) or 1)
-    with target_for(target, context).open(engine, SessionOptions()) as session:
-        times = session.layers(plan)
-    if times is None:
-        got = engine.model_file.runtime
-        raise TargetError("the target does not tell the time of each layer", where=target, got=got)
-    return times

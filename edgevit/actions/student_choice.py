@@ -141,16 +141,17 @@ def deployed_form(target: str) -> DeployedForm:
 def choose_student(
     sources: WeightSources,
     asked: str | None,
-    num_classes: int,
-    form: DeployedForm,
+    time: Callable[[Candidate], Timing],
     latency_ms: float | None,
     size_mib: float | None,
-    context: Context,
+    where: str = "here",
 ) -> ChosenStudent:
     """The most capable student within the limits. Students with pretrained weights come before all others.
 
     Args:
         asked: the student that the user named; its image size is still chosen.
+        time: times one candidate untrained, or predicts its latency.
+        where: the machine, for the error.
 
     Raises:
         CheckFailed: no student meets the budget; the error names a budget that can be met.
@@ -159,14 +160,41 @@ def choose_student(
     if latency_ms is None:
         candidate = _without_budget(groups, sources, asked)
         return ChosenStudent(candidate, sources.start_of(candidate.model))
-    time = timer(num_classes, form, context)
     choices: list[Choice] = []
     for group in groups:
         left = MOST_TIMINGS - sum(len(choice.timings) for choice in choices)
         choices.append(most_capable(group, latency_ms, time, size_mib, left))
         if (best := choices[-1].best) is not None:
             return ChosenStudent(best, sources.start_of(best.model), choices[-1].timings[best], choices[-1])
-    raise no_student(choices, latency_ms, size_mib)
+    raise no_student(choices, latency_ms, size_mib, where)
+
+
+def students_within(
+    sources: WeightSources,
+    time: Callable[[Candidate], Timing],
+    latency_ms: float,
+    size_mib: float | None,
+    most: int,
+    where: str = "here",
+) -> dict[Candidate, Timing]:
+    """The most capable student within the limits and smaller ones, each of another architecture; at most `most`.
+
+    Args:
+        time, where: see `choose_student`.
+
+    Raises:
+        CheckFailed: no student meets the budget; the error names a budget that can be met.
+    """
+    best = choose_student(sources, None, time, latency_ms, size_mib, where).candidate
+    group = next(group for group in _groups(sources, None) if best in group)
+    within = {best: time(best)}
+    for candidate in reversed([each for each in group if each.macs < best.macs]):
+        if len(within) == most:
+            break
+        if architecture(candidate.model) not in {architecture(taken.model) for taken in within}:
+            timing = time(candidate)
+            within |= {candidate: timing} if meets(timing, latency_ms, size_mib) else {}
+    return within
 
 
 def timer(num_classes: int, form: DeployedForm, context: Context) -> Callable[[Candidate], Timing]:
@@ -182,8 +210,12 @@ def timer(num_classes: int, form: DeployedForm, context: Context) -> Callable[[C
     return time
 
 
-def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | None) -> CheckFailed:
-    """The error that no student meets the budget."""
+def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | None, where: str) -> CheckFailed:
+    """The error that no student meets the budget.
+
+    Args:
+        where: "here", or the board whose latencies were predicted.
+    """
     timings = {candidate: timing for choice in choices for candidate, timing in choice.timings.items()}
     fastest = min(timings, key=lambda candidate: timings[candidate].p50_ms)
     budget_ms = min((ms for choice in choices if (ms := choice.least_budget_ms) is not None), default=None)
@@ -197,8 +229,8 @@ def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | N
         least_ms = min(timing.p50_high_ms for timing in timings.values()) / ROOM
         option = f"--latency-ms {rounded_up(least_ms):g} without --size-mib"
     return CheckFailed(
-        f"no student meets the budget of {limits} here",
-        got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest that was timed",
+        f"no student meets the budget of {limits} {where}",
+        got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest of {len(timings)}",
         expected=f"p50 at most {ROOM:.0%} of the budget, to leave room for scatter",
         next=f"{option} can be met",
     )

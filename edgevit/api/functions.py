@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from edgevit.actions.compare_models import ModelComparison
     from edgevit.actions.first_difference import Difference
+    from edgevit.checking.timed_layers import TimedModel
     from edgevit.latency_model.estimate import Estimate
 
 ModelLike = Model | str | Path
@@ -335,6 +336,44 @@ def compare(
     with ExitStack() as inputs:
         images = None if data is None else inputs.enter_context(labelled_images(data, run_stages, where))
         return compare_models(run_stages, artifacts, images, threads, batch_size, duration_s, target, runtimes, limits)
+
+
+def layer_times(
+    model: ModelLike,
+    *,
+    target: str = LOCAL_CPU,
+    runtime: str | None = None,
+    threads: int = 1,
+    batch_size: int | None = None,
+) -> TimedModel:
+    """The time of each layer of a checkpoint or an ONNX model, with its module and what bounds it (roofline).
+
+    Args:
+        target: "local-cpu"; machines over SSH do not tell the times of layers.
+        runtime: what opens an ONNX file: "onnxruntime" or "openvino"; the file's own by default.
+        threads: CPU threads of the runtime.
+        batch_size: images in a run; 1 by default, or the batch size that the model fixes.
+
+    Returns:
+        The layers in the order of execution. `opaque_share` is the share of the time in layers that tell no node of the
+        file, `times.overhead` what the profiler costs, `by_module` and `by_bound` where the time goes.
+
+    Raises:
+        TargetError: the target or the model does not tell the times of layers.
+
+    Example:
+        >>> onnx = edgevit.export(edgevit.load("test_vit", classes=["bolt", "nut"], image_size=32))
+        >>> timed = edgevit.layer_times(onnx)
+        >>> timed.layers[-1].module
+        'head'
+    """
+    from edgevit.actions.inspect_layers import check_runtime, timed_model
+
+    check_runtime(runtime, argument("layer_times", "runtime"))
+    threads = number_argument(threads, int, THREADS, argument("layer_times", "threads"))
+    if batch_size is not None:
+        batch_size = number_argument(batch_size, int, BATCH, argument("layer_times", "batch_size"))
+    return timed_model(_artifact(model), target, runtime, batch_size, threads, stages().context)
 
 
 def estimate(

@@ -1,38 +1,30 @@
-"""Write a bundle, and check that it predicts as the model does."""
+"""Write a bundle: the model, its description, and the programs that run it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import onnx
-from PIL import Image
 
-from edgevit.artifacts import EMBEDDING, Artifact, Json, sha256_of_file
+from edgevit.artifacts import Artifact, Json, sha256_of_file
 from edgevit.bundling.classes import ClassImages, write_classes
 from edgevit.bundling.engine_record import copy_engine, engine_record, readme_values
 from edgevit.bundling.infer import ENGINE
 from edgevit.bundling.prototypes import FILE as CLASSES
-from edgevit.bundling.prototypes import head_of, rates, read_support
+from edgevit.bundling.prototypes import rates
 from edgevit.bundling.requirements import OF_JETPACK, ONNX_REQUIREMENTS, packages_of, requirements_text
-from edgevit.bundling.runner import ENGINE_RUNNER, ENROLLING, HERE, RECORD, RUNNER, environment, write_runner
+from edgevit.bundling.runner import ENGINE_RUNNER, ENROLLING, HERE, RECORD, RUNNER, write_runner
 from edgevit.bundling.serving import SERVERS, serving_files
 from edgevit.bundling.web import LICENCE, Page, write_page
-from edgevit.data.preprocess import open_image, preprocess
-from edgevit.errors import ArtifactError, ParityError
-from edgevit.graphs.class_scores import probabilities
+from edgevit.errors import ArtifactError
 from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ONNX_FILE, json_of_options
 from edgevit.progress import Progress, SilentProgress
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import SessionOptions, fixed_batch, runtime_of
-from edgevit.runtimes.sessions import open_session
+from edgevit.runtimes.base import runtime_of
 from edgevit.version import __version__
 
 MODEL_LICENCE = (
@@ -45,8 +37,6 @@ MACHINE_SPECIFIC = (
     "This graph was optimized for the machine it was compiled and measured on. Other machines may refuse it or run it "
     "slowly. For a portable bundle, bundle the ONNX file that it was compiled from."
 )
-# For one image in two processes with the same kernels: only float32 rounding may differ.
-TOLERANCE = 1e-4
 
 
 def write_bundle(
@@ -97,33 +87,6 @@ def write_bundle(
     return {**metrics, "size_bytes": size_bytes}
 
 
-def check_bundle(model: Artifact, bundle: Path, work: Path) -> None:
-    """Label one seeded image with the bundle's `infer.py`, in its own process, and with the model here; compare.
-
-    Of a bundle with an engine, its ONNX file is compared: `compile` has compared the engine with it, on the board.
-
-    Args:
-        work: a folder for the image.
-
-    Raises:
-        ParityError: the two do not agree, or the bundle does not run.
-    """
-    image = work / "image.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((320, 240)).save(image)
-    got, expected = _prediction_of_bundle(bundle, image), _prediction_here(model, bundle, image)
-    differences = np.abs(np.subtract(got.numbers, expected.numbers))
-    if got.label != expected.label or not (differences <= TOLERANCE).all():  # false for NaN
-        raise ParityError(
-            "the bundle's infer.py does not agree with the model it was made from",
-            where=bundle,
-            got=str(got),
-            expected=str(expected),
-        )
-    if (bundle / CLASSES).is_file():
-        _run(bundle, "enroll.py", "--list")
-
-
 @dataclass(frozen=True)
 class _Extras:
     """The parts that not every bundle has: the arguments of `write_bundle`."""
@@ -165,16 +128,6 @@ def _write_texts(model: Artifact, out: Path, extras: _Extras) -> None:
     texts["README.md"] = _readme(model, extras)
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-
-
-class _Prediction(NamedTuple):
-    """The best label and its confidence; in a bundle with classes.npz also the cosine with the nearest class."""
-
-    label: str
-    numbers: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return f"'{self.label}' at " + ", ".join(f"{number:.4f}" for number in self.numbers)
 
 
 def _labels(model: Artifact) -> str:
@@ -242,36 +195,6 @@ def _engine_with_support(engine: Artifact) -> ArtifactError:
         where=engine.id,
         next="leave compiled out, or support",
     )
-
-
-def _prediction_of_bundle(bundle: Path, image: Path) -> _Prediction:
-    prediction = json.loads(_run(bundle, "infer.py", "--verify", "--onnx", "--json", str(image)))
-    best = prediction["labels"][0]
-    cosines = [prediction["cosine"]] if "cosine" in prediction else []
-    return _Prediction(best["label"], (best["confidence"], *cosines))
-
-
-def _run(bundle: Path, program: str, *arguments: str) -> str:
-    # -B: no __pycache__ beside the files that are about to be recorded.
-    command = [sys.executable, "-B", str(bundle / program), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment(), check=False)
-    if ended.returncode != 0:
-        raise ParityError(f"the bundle's {program} does not run", where=bundle, got=ended.stderr.strip())
-    return ended.stdout
-
-
-def _prediction_here(model: Artifact, bundle: Path, image: Path) -> _Prediction:
-    spec = model.io
-    pixels = preprocess(open_image(image), **spec.preprocess.model_dump())
-    images = np.repeat(pixels[np.newaxis], fixed_batch(spec) or 1, axis=0)
-    outputs = open_session(model, SessionOptions()).infer({spec.inputs[0].name: images})
-    confidence = probabilities(outputs[spec.outputs[0].name][:1], spec.outputs[0].meaning)[0]
-    best = int(confidence.argmax())
-    numbers = [float(confidence[best])]
-    if (bundle / CLASSES).is_file():
-        head = head_of(read_support(bundle / CLASSES))
-        numbers.append(float(head.cosines(outputs[EMBEDDING][:1]).max()))
-    return _Prediction(spec.classes[best], tuple(numbers))
 
 
 def _write_json(path: Path, value: Json) -> None:

@@ -8,15 +8,18 @@ from typing import NamedTuple
 
 from onnx import TensorProto
 
+from edgevit.artifacts import Json
 from edgevit.checking.check import graph_of
 from edgevit.checking.older_parsers import ParserVerdict, full_name, parser_verdicts
 from edgevit.checking.rules import tensorrt_diagnostics
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.errors import ArtifactError, shortened
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.types import short_type_name
 from edgevit.graphs.walk import nodes, opset_of
-from edgevit.targets.boards.table import lacks_fp8
+from edgevit.model_file import TargetInfo
+from edgevit.targets.boards.table import has_fp8
 from edgevit.targets.boards.versions import version_numbers
 from edgevit.targets.trtexec.commands import PLAIN_NAME
 
@@ -35,18 +38,17 @@ class Refusal(NamedTuple):
     next: str
 
 
-def check_before_build(path: Path, version: str, module: str | None, where: str) -> None:
-    """Raise ArtifactError if a TensorRT version is known to refuse an ONNX file. The error names the nodes.
+def check_before_build(path: Path, machine: TargetInfo, where: str) -> None:
+    """Raise ArtifactError if a machine's TensorRT or GPU is known to refuse an ONNX file. The error names the nodes.
 
     The rules are those of `edgevit check`. Only errors count: warnings cost time, and a build shows how much.
 
     Args:
-        version: of the TensorRT that would build it.
-        module: the number of the Jetson module that would build it, so that types count that its GPU does not compute;
-            None for another GPU.
+        machine: that would build it: its version of TensorRT, Jetson module and compute capability.
         where: the model, for the error.
     """
-    refusals = refused(graph_of(read_onnx(path), path), version, module)
+    version = str(machine.versions[TENSORRT.name])
+    refusals = refused(graph_of(read_onnx(path), path), version, machine.hardware)
     if refusals:
         more = len(refusals) - MOST_NAMED
         named = [f"{shortened(refusal.node)}: {refusal.what}" for refusal in refusals[:MOST_NAMED]]
@@ -58,8 +60,9 @@ def check_before_build(path: Path, version: str, module: str | None, where: str)
         )
 
 
-def refused(graph: Graph, version: str, module: str | None) -> list[Refusal]:
-    """The nodes that a TensorRT version is known to refuse on a Jetson module; None for another GPU."""
+def refused(graph: Graph, version: str, hardware: Json) -> list[Refusal]:
+    """The nodes that a TensorRT version is known to refuse on the hardware of a `TargetInfo`."""
+    module: str | None = hardware["module"]
     by_rules = (
         Refusal(diagnostic.node, diagnostic.what, diagnostic.next)
         for diagnostic in tensorrt_diagnostics(graph)
@@ -68,7 +71,7 @@ def refused(graph: Graph, version: str, module: str | None) -> list[Refusal]:
     table = TABLES.get(version_numbers(version)[:2])
     verdicts = (verdict for verdict in parser_verdicts(graph) if verdict.parser.version == table)
     by_table = (refusal for verdict in verdicts for refusal in _by_table(graph, verdict, module))
-    by_gpu = _wrong_types(graph, [FP8]) if lacks_fp8(module) else ()
+    by_gpu = _wrong_types(graph, [FP8]) if has_fp8(hardware["compute_capability"]) is False else ()
     first_of_node: dict[str, Refusal] = {}
     for refusal in (*_wrong_inputs(graph), *by_rules, *by_table, *by_gpu):
         first_of_node.setdefault(refusal.node, refusal)
@@ -100,7 +103,7 @@ def _wrong_types(graph: Graph, types: Sequence[str]) -> Iterator[Refusal]:
     for node in graph.of_type("DequantizeLinear"):
         stored = graph.stored_type(node)
         if stored is not None and short_type_name(stored) in types:
-            what = f"the board does not compute {short_type_name(stored)}"
+            what = f"the GPU does not compute {short_type_name(stored)}"
             yield Refusal(node.name or node.output[0], what, "quantize the model to int8")
 
 

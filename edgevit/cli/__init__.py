@@ -21,6 +21,7 @@ from edgevit.cli import (
     making,
     measuring,
     recipes,
+    selecting,
     shipping,
 )
 from edgevit.cli.commands import Command, CommandGroup, help_of
@@ -39,7 +40,15 @@ EXIT_STATUSES = {
     INTERRUPTED: "The command was stopped with Ctrl-C.",
 }
 PANELS = {
-    "Recipes": (recipes.run, recipes.why, learning_rate.lr_find, recipes.init, recipes.report, recipes.schema),
+    "Recipes": (
+        recipes.run,
+        recipes.why,
+        learning_rate.lr_find,
+        recipes.init,
+        selecting.select,
+        recipes.report,
+        recipes.schema,
+    ),
     "Files": (
         shipping.predict,
         making.export,

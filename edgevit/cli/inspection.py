@@ -10,6 +10,7 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.engine_inspection import show_engine
+from edgevit.cli.layer_times import Timing, print_times, show_times
 from edgevit.cli.options import JsonFlag, ModelPath, number
 from edgevit.cli.output import (
     check_out,
@@ -24,8 +25,11 @@ from edgevit.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from edgevit.actions.single_stage import SingleStages
+    from edgevit.artifacts import Artifact
     from edgevit.checking import Inspection
     from edgevit.checking.inspection import DeclaredTensor, Layer
+    from edgevit.checking.timed_layers import TimedModel
 
 MOST_TYPES = 3
 LAYER_HEADERS = ("layer", "operator", "operands", "MACs", "asked", "got")
@@ -35,11 +39,18 @@ def inspect(
     model: ModelPath,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="engine: also measure the time of each layer, on the target that built it."),
+        typer.Option("--target", help="Also time each layer: on local-cpu; an engine, on the target that built it."),
     ] = None,
     batch: Annotated[
         int | None,
-        number("--batch", bounds.BATCH, "engine, with --target: images in a batch; 1, or the size that it fixes."),
+        number("--batch", bounds.BATCH, "With --target: images in a batch; 1, or the size that the file fixes."),
+    ] = None,
+    threads: Annotated[
+        int | None, number("--threads", bounds.THREADS, "With --target local-cpu: CPU threads; 1 by default.")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="With --target local-cpu: onnxruntime or openvino; the file's own by default."),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page to this file.")] = None,
     as_json: JsonFlag = False,
@@ -48,47 +59,64 @@ def inspect(
 
     Shapes, MACs and memory are for one image, or for one batch if the file fixes the batch size.
 
+    With --target local-cpu, it also times the layers in the runtime's own profiler, names the module of each, and says
+    what bounds it: memory, compute or launches (roofline). A checkpoint's folder is timed by module.
+
     Of a TensorRT engine, it shows the layers that TensorRT built: the ONNX nodes in each, types, bytes, fused
     attention, the precision that each product asked for and got, and the part of the engine that TensorRT does not
     tell.
 
-    Example: edgevit inspect deit.int8.onnx --html deit.html
+    Example: edgevit inspect deit.int8.onnx --target local-cpu --html deit.html
     """
     from edgevit.actions.engine_files import is_engine
     from edgevit.actions.single_stage import single_stages
-    from edgevit.graphs.files import onnx_file
 
     if html is not None:
         check_out(html, model, option="--html")
+    timing = Timing(target, batch, threads, runtime)
     with single_stages(terminal_context()) as stages:
         found = stages.model(model, for_images=False) if model.is_dir() else None
         if found is not None and is_engine(found):
+            timing.check_for_engine()
             show_engine(found, target, batch, html, as_json, stages.context)
             if target is None and (machine := found.model_file.bound_to):
                 target = machine.name
         else:
-            file = stages.onnx_file(model) if found is None else onnx_file(found)
-            _show_graph(file, target, batch, html, as_json)
+            _show_model(found, stages, model, timing, html, as_json)
     next_command("edgevit profile", model, *on_target(target))
 
 
-def _show_graph(file: Path, target: str | None, batch: int | None, html: Path | None, as_json: bool) -> None:
-    from edgevit.checking import inspect_onnx
-    from edgevit.errors import RecipeError
+def _show_model(
+    found: Artifact | None, stages: SingleStages, path: Path, timing: Timing, html: Path | None, as_json: bool
+) -> None:
+    """Print a graph with its times if a target is given; of a checkpoint, its times."""
+    from edgevit.graphs.files import onnx_file
 
-    for option, value in (("--target", target), ("--batch", batch)):
-        if value is not None:
-            next_step = "edgevit profile measures the whole model"
-            raise RecipeError("only layers of a TensorRT engine are timed", where=option, got=file, next=next_step)
+    timing.check()
+    timed = None
+    if timing.target is not None:
+        timed = timing.timed(found or stages.model(path, for_images=False), stages.context)
+    if found is not None and found.kind == "checkpoint" and timed is not None:
+        show_times(timed, html, as_json)
+    else:
+        _show_graph(stages.onnx_file(path) if found is None else onnx_file(found), timed, html, as_json)
+
+
+def _show_graph(file: Path, timed: TimedModel | None, html: Path | None, as_json: bool) -> None:
+    from edgevit.checking import inspect_onnx
+
     inspected = inspect_onnx(file)
     if html is not None:
         from edgevit.report.inspection import inspection_page
 
-        write_page(html, inspection_page(inspected))
+        write_page(html, inspection_page(inspected, timed))
     if as_json:
-        print_json(inspected.to_json())
-    else:
-        _print(inspected)
+        print_json({**inspected.to_json(), "times": timed.to_json() if timed else None})
+        return
+    _print(inspected)
+    if timed is not None:
+        echo("")
+        print_times(timed)
 
 
 def _print(inspected: Inspection) -> None:

@@ -110,6 +110,10 @@ class Evaluate(OnTarget):
     )
     seed: Seed = Field(0, description="Seed of the draws, with any `protocol` but `standard`.")
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime that opens the model, if the stage names it."""
+        return self.runtime
+
     @model_validator(mode="after")
     def _options_of_the_protocol(self) -> Self:
         defaults = {name: info.default for name, info in type(self).model_fields.items()}

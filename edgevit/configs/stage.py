@@ -65,6 +65,10 @@ class Stage(Frozen):
         assert self.makes is not None
         return self.makes
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime on a target of `runs_on`; None if the stage names none: the stage's model then decides."""
+        return None
+
     @classmethod
     def name(cls) -> str:
         """The name that recipes give as `stage`."""

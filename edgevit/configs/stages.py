@@ -125,8 +125,7 @@ class Prune(Stage):
     def runs_on(self) -> tuple[str, ...]:
         return () if self.keep_latency is None else (self.target,)
 
-    @property
-    def runtime_here(self) -> FileRuntime:
+    def runtime_on(self, target: str) -> str | None:
         """The runtime of the timing."""
         return "onnxruntime"
 
@@ -317,6 +316,10 @@ class Quantize(Stage):
         """The runtime of gate and timing on this machine, where TensorRT does not run."""
         return "onnxruntime" if self.runtime == "tensorrt" else self.runtime
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the forms; on this machine's CPU, that of the gate."""
+        return self.runtime_here if target == LOCAL_CPU else self.runtime
+
     @property
     def is_timed(self) -> bool:
         """Whether the result is the fastest of several forms."""
@@ -373,6 +376,10 @@ class Compile(OnTarget):
         description="Reuse the times of kernels that earlier builds of TensorRT have measured on the device.",
     )
 
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime of the compiled model."""
+        return self.runtime
+
     @model_validator(mode="after")
     def _options_of_tensorrt(self) -> Self:
         ours = {name for name in TENSORRT_OPTIONS if name in self.model_fields_set}
@@ -425,6 +432,10 @@ class Profile(OnTarget):
         description="Time in seconds for which a disturbed measurement is repeated. If the last one is disturbed too, "
         "the latency is invalid.",
     )
+
+    def runtime_on(self, target: str) -> str | None:
+        """The runtime that opens the model, if the stage names it."""
+        return self.runtime
 
 
 class Select(OnTarget):

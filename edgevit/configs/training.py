@@ -378,8 +378,8 @@ class Distillation(Training):
     teacher_view: Literal["same", "plain"] = Field(
         "same",
         description="Image that the teacher sees: the student's view, or the plain image. The plain image is computed "
-        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then. For mixed images, "
-        "its features are mixed in the same shares.",
+        "once, which suits a teacher that is slow beside the student; take a gentle augmentation then. For mixed "
+        "images, its features are mixed in the same shares.",
     )
     streams: tuple[Stream, ...] = Field(min_length=1, description="Sources of training images.")
     objectives: tuple[Objective, ...] = Field(

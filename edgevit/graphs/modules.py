@@ -42,8 +42,15 @@ def _told(node: NodeProto, graph: Graph) -> str:
         node.op_type in OPERANDS and "." in node.name and "/" not in node.name
     ):  # edgevit's export names products after their layers
         return node.name
-    own = (name for name in node.input if len(graph.readers[name]) == 1)  # equal weights of several layers are one
+    constants = (_stored(name, graph) for name in node.input)
+    own = (name for name in constants if len(graph.readers[name]) == 1)  # equal weights of several layers are one
     return next((found["module"] for name in own if (found := _WEIGHT.match(name))), "")
+
+
+def _stored(name: str, graph: Graph) -> str:
+    """The name of the constant in a tensor: a quantized weight is dequantized first."""
+    end = graph.pair_end(name)
+    return end.input[0] if end is not None and end.input[0] in graph.constants else name
 
 
 def _of_torchscript(scopes: Iterable[str]) -> str:

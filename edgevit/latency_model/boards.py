@@ -8,7 +8,7 @@ import re
 from edgevit.errors import RecipeError, TargetError, did_you_mean
 from edgevit.latency_model.roofline import BoardRates
 from edgevit.targets.boards.nvpmodel import plain_name
-from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, version_of_compute
+from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, compute_numbers
 from edgevit.targets.boards.versions import JETPACKS, TENSORRT_RELEASES, version_numbers
 
 FIRST_JETPACK = {"tegra234": 5, "tegra264": 7}  # of the other boards, 4
@@ -32,7 +32,7 @@ def board_rates(name: str, where: object = None) -> BoardRates:
     return BoardRates(
         name=name,
         family=_family(board),
-        compute_capability=version_of_compute(SOCS[board.soc]),
+        compute_capability=compute_numbers(SOCS[board.soc].compute_capability),
         cuda_cores=board.cuda_cores,
         sm_count=board.sm_count,
         gpu_mhz=peaks.gpu_mhz,

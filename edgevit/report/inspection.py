@@ -6,14 +6,16 @@ from collections import Counter
 
 from edgevit.artifacts import Json
 from edgevit.checking import Inspection
+from edgevit.checking.timed_layers import TimedModel
 from edgevit.report import text
+from edgevit.report.layer_times import section
 from edgevit.report.page import rendered
 
 MOST_TYPES = 3
 
 
-def inspection_page(inspected: Inspection) -> str:
-    """The whole HTML page. Text from the file is escaped."""
+def inspection_page(inspected: Inspection, timed: TimedModel | None = None) -> str:
+    """The whole HTML page, with the times of the layers if they were measured. Text from the file is escaped."""
     return rendered(
         "inspection.html.j2",
         inspected=inspected,
@@ -22,6 +24,7 @@ def inspection_page(inspected: Inspection) -> str:
         cards=_cards(inspected),
         largest=max((layer.macs or 0 for layer in inspected.layers), default=0) or 1,
         stays_float=_stays_float(inspected),
+        timed=section(timed) if timed else None,
     )
 
 

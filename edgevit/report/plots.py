@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from edgevit.checking.timed_layers import TimedModel
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
@@ -155,6 +156,51 @@ def over_the_run(telemetry: Telemetry) -> str | None:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axes.tick_params(labelbottom=index == len(shown) - 1)
         axes.set_xlabel("seconds since the program's start (shaded: the counted runs)")
+    return svg()
+
+
+def roofline(timed: TimedModel, width_px: int) -> str:
+    """The rate of each layer with products over its operations a byte, under the roofs, log by log.
+
+    The area of a point is its share of the time. A layer above the slope has its data from caches.
+    """
+    peaks = timed.peaks
+    assert peaks is not None
+    placed = [(layer, layer.placement) for layer in timed.layers if layer.placement and layer.macs]
+    used = dict.fromkeys(["float32", *(layer.precision for layer, _ in placed)])
+    ridges = [peaks.ridge(precision) for precision in used]
+    intensities = [place.intensity for _, place in placed]
+    low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
+    with _figure(f"roofline-{width_px}", width_px, 340) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for index, precision in enumerate(used):
+            color, title = (ACCENT, SECOND)[index % 2], {"int8": "INT8"}.get(precision, precision)
+            ridge, peak = peaks.ridge(precision), peaks.gflops[precision]
+            axes.plot([ridge, high], [peak, peak], color=color, linewidth=1.6)
+            label = f"{title}: {significant(peak)} GFLOP/s"
+            axes.annotate(label, (high, peak), xytext=(0, 4), textcoords="offset pixels", ha="right", color=color)
+            points = [(layer, place) for layer, place in placed if layer.precision == precision]
+            axes.scatter(
+                [place.intensity for _, place in points],
+                [place.gflops for _, place in points],
+                [12 + 600 * timed.share(layer.ms) for layer, _ in points],
+                color=color, marker=MARKERS[index], alpha=0.6, linewidths=0, zorder=3,
+            )  # fmt: skip
+        bandwidth = peaks.bandwidth_gb_s
+        axes.plot([low, max(ridges)], [bandwidth * low, bandwidth * max(ridges)], color=MUTED, linewidth=1.6)
+        name = f"{significant(bandwidth)} GB/s"
+        axes.annotate(
+            name, (low, bandwidth * low), xytext=(16, 0), textcoords="offset pixels", va="center", color=MUTED
+        )
+        axes.set_xlim(low, high)
+        axes.margins(y=0.15)
+        axes.set_xlabel("operations a byte (log scale)")
+        axes.set_ylabel("GFLOP/s (log scale)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     return svg()
 
 

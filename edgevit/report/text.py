@@ -386,7 +386,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     """The section of report.md."""
     yield "## Selection"
     yield _paragraph(selection_sentence(selection))
-    yield _aligned([SELECTION_HEADER, *selection_rows(selection)])
+    yield from _in_tables([SELECTION_HEADER, *selection_rows(selection)])
     yield "\n".join(_paragraph(f"- {note}") for note in selection_notes(selection))
 
 

@@ -70,9 +70,7 @@ def _check_before_build(model: Artifact, target: Target) -> None:
     """Raise ArtifactError, before anything is sent, if the target's TensorRT is known to refuse the model."""
     from edgevit.checking.before_build import check_before_build
 
-    machine = target.describe(TENSORRT.name)
-    module: str | None = machine.hardware["module"]
-    check_before_build(onnx_file(model), str(machine.versions[TENSORRT.name]), module, model.id)
+    check_before_build(onnx_file(model), target.describe(TENSORRT.name), model.id)
 
 
 def _checked(

@@ -81,5 +81,4 @@ def _built(form: Candidate, config: Quantize, context: Context, out: Path) -> Ar
 
 
 def _has_fp8(target: Target) -> bool:
-    hardware = target.describe(TENSORRT.name).hardware
-    return has_fp8(hardware["module"], hardware["gpus"])
+    return bool(has_fp8(target.describe(TENSORRT.name).hardware["compute_capability"]))

@@ -6,10 +6,11 @@ Runtime is brought along. TensorRT is the machine's own: trtexec and its Python 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgevit.artifacts import Artifact, Json
@@ -26,6 +27,7 @@ from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.request import NVPMODEL
 from edgevit.targets.connection import Connection, connected
 from edgevit.targets.engine_binding import differences, graph_differences, runs_elsewhere
+from edgevit.targets.jobs import Finished, Job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.nvidia_gpus import check_one_kind
 from edgevit.targets.packages import unpack
@@ -109,6 +111,19 @@ class AgentHost:
             for engine in engines:
                 self._check_is_of_this_board(engine)
             return race_engines(trtexec, engines, plan)
+
+    def run_beside_module(self, arguments: tuple[str, ...], files: Mapping[str, Path], limit_s: float) -> Finished:
+        """Run a program with the target's Python and TensorRT's module there, in a folder that holds `files`.
+
+        Raises:
+            TargetError: the target cannot be reached, or its Python has no TensorRT module for its engines.
+        """
+        with self._visited(TENSORRT.name) as (connection, facts), TemporaryDirectory() as folder:
+            if not self._tools(facts).has_module:
+                raise TargetError("its Python has no TensorRT module that loads its engines", where=self.name)
+            job = Job(files, (*connection.python, "-B", *arguments), {}, limit_s, is_repeatable=False)
+            with connection.locked():
+                return run_job(connection, job, Path(folder))
 
     @contextmanager
     def _worker(self, *models: Artifact) -> Iterator[RemoteWorker]:
@@ -206,6 +221,7 @@ class AgentHost:
             hardware |= {
                 "module": facts.module,
                 "gpus": list(facts.gpus),
+                "compute_capability": facts.compute_capability,
                 "sm_count": facts.sm_count,
                 "is_stand_in": facts.is_stand_in,
             }

@@ -21,7 +21,7 @@ from PIL import Image
 
 import edgevit
 from edgevit.artifacts import Artifact
-from edgevit.bundling import ClassImages, model_to_bundle, runner, write_bundle
+from edgevit.bundling import ClassImages, check_engine_bundle, model_to_bundle, runner, write_bundle
 from edgevit.bundling import engine as board_here
 from edgevit.bundling.engine_record import engine_record, rebuild_command
 from edgevit.bundling.infer import is_engine
@@ -35,6 +35,7 @@ from tests.bundling.engines import BOARD, LOADING, engine_in_store, python_path
 from tests.bundling.small_model import small_model
 from tests.bundling.test_damaged_bundle import ODD, mutated
 from tests.pythons import index_is_reached, other_python
+from tests.said import Said
 
 CONFIG = Bundle(stage="bundle", id="bundle", model="engine", compiled=True)
 
@@ -101,6 +102,15 @@ def test_the_bundle_says_what_its_engine_is_bound_to(whole: Path, engine: Artifa
     assert all(line.startswith("#") for line in (whole / "requirements.txt").read_text().splitlines())
     names = [line.partition(">")[0] for line in (whole / "requirements-onnx.txt").read_text().splitlines()[1:]]
     assert names == ["numpy", "pillow", "onnxruntime"]
+
+
+def test_without_its_board_the_engine_of_a_bundle_is_not_tried(
+    whole: Path, engine: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    said = Said()
+    check_engine_bundle(engine, whole, Context(work=tmp_path, folder=tmp_path, progress=said))
+    assert said.lines == ["note: infer.py was not run on orin: there is no target 'orin'"]
 
 
 def test_the_command_that_builds_it_anew_has_the_options_that_built_it(whole: Path) -> None:

@@ -11,9 +11,11 @@ from onnx import ModelProto
 
 from edgevit.checking.before_build import check_before_build
 from edgevit.errors import ArtifactError
+from edgevit.model_file import TargetInfo
 from tests.checking.graphs import CHANNELS, FLOAT8, SIDE, constants, convolution, model, node
 
-NANO, AGX_ORIN, THOR, OF_A_LATER_TABLE = "p3767-0005", "p3701-0005", "p3834-0008", "p9999-0001"
+NANO, AGX_ORIN, THOR = ("p3767-0005", "8.7"), ("p3701-0005", "8.7"), ("p3834-0008", "11.0")
+T4, L4, UNKNOWN = (None, "7.5"), (None, "8.9"), (None, None)
 
 
 def eight_bit_floats() -> ModelProto:
@@ -26,10 +28,15 @@ def of_one(operator: str, opset: int = 20) -> ModelProto:
     return model([node(operator, ["image"], "logits")], {}, [1, SIDE], [1, SIDE], opset)
 
 
-def refusal(made: ModelProto, version: str, tmp_path: Path, module: str | None = NANO) -> ArtifactError | None:
+def refusal(
+    made: ModelProto, version: str, tmp_path: Path, gpu: tuple[str | None, str | None] = NANO
+) -> ArtifactError | None:
+    """The error for a GPU: its Jetson module and its compute capability."""
     onnx.save(made, tmp_path / "model.onnx")
+    hardware = {"module": gpu[0], "compute_capability": gpu[1]}
+    machine = TargetInfo(name="board", runtime="tensorrt", versions={"tensorrt": version}, hardware=hardware)
     try:
-        check_before_build(tmp_path / "model.onnx", version, module, "int8")
+        check_before_build(tmp_path / "model.onnx", machine, "int8")
     except ArtifactError as error:
         return error
     return None
@@ -64,19 +71,19 @@ def test_only_the_parser_of_the_version_counts(tmp_path: Path) -> None:
 def test_types_that_a_board_does_not_compute_count_on_a_board(tmp_path: Path) -> None:
     error = refusal(eight_bit_floats(), "10.3.0", tmp_path)
     assert error is not None
-    assert "the board does not compute fp8" in str(error.got)
-    assert refusal(eight_bit_floats(), "10.3.0", tmp_path, module=None) is None
+    assert "the GPU does not compute fp8" in str(error.got)
+    assert refusal(eight_bit_floats(), "10.3.0", tmp_path, L4) is None
 
 
 @pytest.mark.parametrize("version", ["10.7.0", "10.16.2", "11.4.1"])
-def test_no_orin_computes_fp8_whatever_its_tensorrt(version: str, tmp_path: Path) -> None:
-    for module in (NANO, AGX_ORIN):
-        error = refusal(eight_bit_floats(), version, tmp_path, module)
+def test_no_gpu_before_ada_computes_fp8_whatever_its_tensorrt(version: str, tmp_path: Path) -> None:
+    for gpu in (NANO, AGX_ORIN, T4):
+        error = refusal(eight_bit_floats(), version, tmp_path, gpu)
         assert error is not None
-        assert "the board does not compute fp8" in str(error.got)
+        assert "the GPU does not compute fp8" in str(error.got)
         assert error.next == "quantize the model to int8"
-    for module in (THOR, OF_A_LATER_TABLE, None):
-        assert refusal(eight_bit_floats(), version, tmp_path, module) is None
+    for gpu in (THOR, L4, UNKNOWN):
+        assert refusal(eight_bit_floats(), version, tmp_path, gpu) is None
 
 
 def test_an_input_that_trtexec_cannot_name_is_refused(tmp_path: Path) -> None:

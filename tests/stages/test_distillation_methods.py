@@ -80,6 +80,9 @@ def test_a_teacher_that_looks_once_teaches_its_features_and_its_answers() -> Non
     assert student.manifest.provenance["teacher_top1_in_training"] > 0
     assert not same_weights(student, other)
     assert same_weights(student, distilled("plain-view", again=True, teacher_view="plain", objectives=both))
+    mixing = {**SHORT["augmentation"], "mixup": 0.8}
+    mixed = distilled("plain-mixed", teacher_view="plain", objectives=both, augmentation=mixing)
+    assert not same_weights(student, mixed)
 
 
 def test_longer_training_takes_up_what_a_shorter_one_has_kept() -> None:

@@ -37,24 +37,21 @@ from edgevit.targets.remote_session import RemoteSession
 from tests.reader_folder import ROOT, make_folder, run
 from tests.small_models import artifact_of, checkpoint, engine, float_onnx, int8_onnx
 from tests.targets import arm64
+from tests.targets.small_recipe import SMALL_STUDENT
 from tests.targets.ssh_host import SshHost, needs_sshd
 
 pytestmark = needs_sshd
 QUICK = MeasurePlan(warmup_s=0.01, duration_s=0.05, min_runs=12)
-RECIPE = """\
-name: there
-datasets:
-  digits: {source: digits, few_shot: {shots: 5}}
-stages:
-  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
-     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
-  - {stage: export, id: onnx, model: student}
+RECIPE = (
+    f"name: there\n{SMALL_STUDENT}"
+    """\
   - {stage: quantize, id: int8, model: onnx, calibration: digits.pool, calibration_images: 32, target: board}
   - {stage: evaluate, id: here, model: int8, data: digits.test}
   - {stage: evaluate, id: there, model: int8, data: digits.test, target: board}
   - {stage: profile, id: latency, model: int8, target: board, duration_s: 0.1}
   - {stage: report, id: report, of: [there, latency]}
 """
+)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from edgevit.targets.named import NamedTarget
 from tests.runtimes.cuda_library import install_cuda_library
 from tests.small_models import checkpoint, engine, float_onnx, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
+from tests.targets.small_recipe import SMALL_STUDENT
 from tests.targets.ssh_host import is_gone, number_in
 from tests.targets.standin import BuiltStandin, Standin, build
 from tests.targets.standin.trtexec.settings import TrtexecSettings
@@ -58,14 +59,9 @@ FILES = {
 }
 WITHOUT_TRTEXEC = {"nvidia-smi": ANSWERS["nvidia-smi"]}
 PC = Standin(FILES, ANSWERS, trtexec=L4)
-RECIPE = """\
-name: pc
-datasets:
-  digits: {source: digits, few_shot: {shots: 5}}
-stages:
-  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
-     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
-  - {stage: export, id: onnx, model: student}
+RECIPE = (
+    f"name: pc\n{SMALL_STUDENT}"
+    """\
   - {stage: quantize, id: int8, model: onnx, runtime: tensorrt, calibration: digits.pool, calibration_images: 32,
      placement: all, min_sqnr_db: 0}
   - {stage: compile, id: engine, model: int8, runtime: tensorrt, target: local-gpu, max_batch: 448}
@@ -74,6 +70,7 @@ stages:
   - {stage: profile, id: latency, model: engine, target: local-gpu, duration_s: 0.1}
   - {stage: report, id: report, of: [here, accuracy, latency]}
 """
+)
 PLAN = MeasurePlan(warmup_s=0.01, duration_s=0.06, min_runs=12)
 # A client whose job tells its own process and sleeps.
 CLIENT = """\

@@ -31,6 +31,7 @@ from edgevit.targets.named import add_target, user_file
 from edgevit.targets.trtexec_build import order_of_choice
 from tests.small_models import checkpoint, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
+from tests.targets.small_recipe import SMALL_STUDENT
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
 from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling
@@ -38,15 +39,9 @@ from tests.targets.standin.trtexec.settings import Variant
 
 pytestmark = needs_sshd
 NANO, AGX, AGX_11, THOR = "jetpack6-orin-nano", "jetpack7-agx-orin", "jetpack7-agx-orin-tensorrt11", "jetpack7-thor"
-RECIPE = """\
-name: orin
-datasets:
-  digits: {source: digits, few_shot: {shots: 5}}
-budget: {latency_ms: 100}
-stages:
-  - {stage: load, id: student, model: deit_tiny_patch16_224, classes_of: digits.test, image_size: 32,
-     model_args: {patch_size: 8, depth: 2, embed_dim: 48, num_heads: 3}}
-  - {stage: export, id: onnx, model: student}
+RECIPE = (
+    f"name: orin\nbudget: {{latency_ms: 100}}\n{SMALL_STUDENT}"
+    """\
   - {stage: quantize, id: int8, model: onnx, runtime: tensorrt, calibration: digits.pool, calibration_images: 32,
      placement: all, min_sqnr_db: 0}
   - {stage: compile, id: engine, model: int8, runtime: tensorrt, target: orin, max_batch: 448}
@@ -56,6 +51,7 @@ stages:
   - {stage: report, id: report, of: [accuracy, latency]}
   - {stage: bundle, id: bundle, model: engine, compiled: true, serve: [systemd, triton, deepstream, cpp]}
 """
+)
 
 
 class Board:

@@ -20,15 +20,19 @@ import onnxruntime
 import pytest
 
 from edgevit.artifacts import Artifact
+from edgevit.bundling import check_engine_bundle
+from edgevit.configs import Bundle
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, ParityError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import Session, SessionOptions, preprocessed, random_images
 from edgevit.runtimes.tensorrt_program import random_input
+from edgevit.stages import bundle as bundle_stage
 from edgevit.targets import remote_worker, target_for, trtexec_program, visits
 from edgevit.targets.shipped import TENSORRT_FILES
 from edgevit.targets.trtexec.answers import times_in, version_in
+from tests.said import Said
 from tests.small_models import checkpoint, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.ssh_host import SshHost, needs_sshd
@@ -38,6 +42,9 @@ from tests.targets.test_tensorrt_journey import AGX, NANO, Board, board, compile
 
 __all__ = ["board"]  # a fixture
 pytestmark = [needs_sshd, needs_gcc]
+
+
+ANSWER = '{"labels": [{"label": "none", "confidence": 0.5}]}'  # of an infer.py that is wrong
 
 
 def give_module(board: Board, server: SshHost, name: str = NANO, *, keeps_trtexec: bool = False) -> None:
@@ -156,6 +163,33 @@ def test_the_options_of_compile_hold_for_the_module(board: Board, server: SshHos
         for size in (2, 3)
     ]
     assert caches[0]["kept"] == caches[1]["offered"] != caches[1]["kept"]
+
+
+@pytest.mark.slow
+def test_a_bundle_is_tried_on_its_board(board: Board, server: SshHost, tmp_path: Path) -> None:
+    give_module(board, server, keeps_trtexec=True)
+    engine = compiled("engine-to-bundle", int8(), max_batch=2)
+    config = Bundle(stage="bundle", id="bundle", model="engine", compiled=True)
+    said = Said()
+    context = Context(work=tmp_path, progress=said)
+    (bundle := tmp_path / "bundle").mkdir()
+    bundle_stage.run(config, {"model": engine}, context, bundle)
+    assert "infer.py was run on orin: it answers as the engine does there" in said.lines
+    program = (bundle / "infer.py").read_text()
+    for line, what, got in (
+        ("import a_module_that_nobody_has", "infer.py does not run", "a_module_that_nobody_has"),
+        ("print('hello'); raise SystemExit", "infer.py gives no answer", "hello"),
+        (f"print('{ANSWER}'); raise SystemExit", "infer.py does not agree with the model", "'none' at 0.5000"),
+    ):
+        (bundle / "infer.py").write_text(f"{line}\n")
+        with pytest.raises(ParityError, match=what) as caught:
+            check_engine_bundle(engine, bundle, context)
+        assert got in str(caught.value.got)
+        assert str(caught.value.where) == f"{bundle}, on orin"
+    (bundle / "infer.py").write_text(program)
+    set_target(server, tensorrt="trtexec")
+    check_engine_bundle(engine, bundle, context)
+    assert said.lines[-1].startswith("note: infer.py was not run on orin: its Python has no TensorRT module")
 
 
 @pytest.mark.slow

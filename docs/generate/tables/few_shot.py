@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from docs.generate.numbers import (
     fixed,
+    millions,
     percents,
     plus_minus,
     points,
@@ -13,6 +14,16 @@ from docs.generate.numbers import (
 from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, Table, draws_in, lowest_to_highest, spelled
 
+FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
+    "imagenet": "the teacher",
+    "small": "MobileNetV2 of ImageNet at 64 px, not trained further",
+    "body/hybrid": "the recipe's hybrid: features alone",
+    "body/mixed": "hybrid, mixup and cutmix",
+    "body/logits": "hybrid, standardized logits too",
+    "body/augmented": "hybrid, stronger crops and colors",
+    "body/convolutional": "a convolutional student",
+    "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
+}
 ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
 
@@ -63,6 +74,25 @@ def cifar10_students(result: Json) -> Iterator[Table]:
             for name, found in result["gains"].items()
         ),
         "Paired by draw with the nearest centroid of the float teacher.",
+    )
+
+
+def foreign_pictures(result: Json) -> Iterator[Table]:
+    bodies = {name: result["bodies"][name] for name in FOREIGN_BODIES if name in result["bodies"]}
+    methods = list(next(iter(bodies.values()))["methods"])
+    yield Table(
+        "bodies",
+        ("body", "foreign images × epochs", "MACs", *(f"{spelled(method)}, %" for method in methods)),
+        tuple(
+            (
+                FOREIGN_BODIES[name],
+                f"{body['images']:,} × {body['epochs']}" if body["epochs"] else NOTHING,
+                millions(body["macs"]),
+                *(plus_minus(body["methods"][method], percents) for method in methods),
+            )
+            for name, body in bodies.items()
+        ),
+        f"{result['draws']} draws. The mean ± half of its 95% interval.",
     )
 
 

@@ -27,7 +27,6 @@ from edgevit.model_file import RuntimeOptions
 from edgevit.profiling import Measurement, MeasurePlan, Work, measure
 from edgevit.runtimes.base import Arrays, HostSession, SessionOptions, check_batch, random_images, receipt
 from edgevit.runtimes.loading import PROVIDER
-from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.runtimes.onnxruntime.session import errors_explained, inference_session, run_session
 from edgevit.runtimes.sessions import check_own_precision
 
@@ -83,7 +82,6 @@ def cuda_opener(model: Artifact, options: SessionOptions) -> Callable[[], CudaSe
 
     Raises:
         ArtifactError: the file was compiled for a CPU.
-        MissingDependency: the installed ONNX Runtime has no CUDA provider.
         TargetError: another precision is asked for than the file's.
     """
     if model.is_compiled:
@@ -91,7 +89,6 @@ def cuda_opener(model: Artifact, options: SessionOptions) -> Callable[[], CudaSe
             "the model was compiled for a CPU", where=model.id, next="take the ONNX file that it was compiled from"
         )
     check_own_precision(options)
-    check_has_cuda_provider()
     conditions = receipt(model, ONNXRUNTIME.name, "cuda", options)
     return partial(
         CudaSession, onnx_file(model), model.io, model.model_file.options, options.threads_here, conditions

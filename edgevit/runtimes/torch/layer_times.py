@@ -138,7 +138,10 @@ def _place(event: Any) -> tuple[int | None, str]:
 
 
 class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes that the operators of each module read and write in one run, without its children."""
+    """Bytes that the operators of each module read and write in one run, without its children.
+
+    An operator that gives back its input, or a view of it, moves none.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,11 +150,16 @@ class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        read, written = (_tensors(part) for part in ((args, kwargs), result))
+        is_view = {tensor.data_ptr() for tensor in read} & {tensor.data_ptr() for tensor in written}
+        if not (func.is_view or is_view):
             name = self.inside[-1] if self.inside else ""
-            self.by_module[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.by_module[name] += sum(tensor.numel() * tensor.element_size() for tensor in (*read, *written))
         return result
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def _moved_bytes(module: nn.Module, work: Work) -> dict[str, int]:

@@ -42,14 +42,14 @@ class TorchSession(LocalSession):
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         images = self._tensor(inputs[self.spec.inputs[0].name])
-        with _threads(self._threads), torch.inference_mode():
+        with on_threads(self._threads), torch.inference_mode():
             outputs = [output.float().cpu().numpy() for output in self._outputs(images)]
         return {tensor.name: output for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def measure(self, plan: MeasurePlan) -> Measurement:
         # `end_to_end` includes the copy to host memory, which wall time covers. Kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
-        with _threads(self._threads):
+        with on_threads(self._threads):
             return measure(
                 self.work(plan), plan, clock, self._conditions, self._temperature_c, self.meters, self._processor
             )
@@ -65,7 +65,7 @@ class TorchSession(LocalSession):
         from edgevit.runtimes.torch.layer_times import times_in_torch
 
         plain = self.measure(plan)
-        with _threads(self._threads):
+        with on_threads(self._threads):
             images = self._tensor(random_images(self.spec, plan.batch_size))
             return times_in_torch(self._module, images, self._threads, plain)
 
@@ -81,7 +81,7 @@ class TorchSession(LocalSession):
         images = self._tensor(random_images(self.spec, plan.batch_size))
 
         def run() -> object:
-            with _threads(self._threads), torch.inference_mode():
+            with on_threads(self._threads), torch.inference_mode():
                 return self._module(images)
 
         return run
@@ -149,7 +149,7 @@ def open_session(model: Artifact, options: SessionOptions, device: Device) -> To
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
     """Run on `count` threads. If torch has that many already, nothing is set, so that no timed sample pays for it."""
     before = torch.get_num_threads()
     if before == count:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgevit.errors import shortened
 from edgevit.targets.boards.clocks import Clock, cpu_clocks, cpu_governors, gpu_clocks, whole_number
@@ -68,6 +68,7 @@ class HostFacts:
             tells, such as 10.3.0.30.
         cuda: the version of /usr/local/cuda.
         gpus: the GPUs that nvidia-smi names, where it is no stub.
+        compute_capability: of the GPU, such as 8.7: that of the chip in the table, else nvidia-smi's of the first GPU.
         driver: the version of NVIDIA's driver, by nvidia-smi, where it is no stub. On an Orin it is part of L4T.
         power_mode: the Jetson's power mode.
         power_modes: the modes that the machine knows.
@@ -101,6 +102,7 @@ class HostFacts:
     tensorrt_full: str | None
     cuda: str | None
     gpus: tuple[str, ...]
+    compute_capability: str | None
     driver: str | None
     power_mode: PowerMode | None
     power_modes: tuple[PowerMode, ...]
@@ -150,6 +152,7 @@ def host_facts(probe: Probe) -> HostFacts:
     gpu = gpu_clocks(files) or (shown.gpu if shown else ())
     cpu = cpu_clocks(files)
     temperatures = temperatures_c(files)
+    soc = _soc(files, board)
     devices = _gpus(probe)
     samples = samples_of_output(_stdout(probe, TEGRASTATS.name))
     return HostFacts(
@@ -157,7 +160,7 @@ def host_facts(probe: Probe) -> HostFacts:
         model=_text(files, "/proc/device-tree/model"),
         module=module,
         board=board,
-        soc=_soc(files, board),
+        soc=soc,
         processor=_processor(files) or system.machine,
         system=system,
         os_name=_os_name(files),
@@ -169,8 +172,9 @@ def host_facts(probe: Probe) -> HostFacts:
         trtexec_tensorrt=trtexec_version(probe),
         tensorrt_full=full_tensorrt_version(probe),
         cuda=cuda_version(probe),
-        gpus=tuple(name for name, _ in devices),
-        driver=next((driver for _, driver in devices), None),
+        gpus=tuple(device.name for device in devices),
+        compute_capability=soc.compute_capability if soc else devices[0].compute_capability if devices else None,
+        driver=devices[0].driver if devices else None,
         power_mode=mode,
         power_modes=modes,
         sm_count=_sm_count(board, mode, _tpc_pg_mask(files), shown.active_tpcs if shown else None),
@@ -234,13 +238,25 @@ def _os_name(files: Mapping[str, str]) -> str:
     return name[1] if name else ""
 
 
-def _gpus(probe: Probe) -> list[tuple[str, str]]:
-    """Name and driver from nvidia-smi. On an Orin it is a stub, which names `Orin (nvgpu)` and knows nothing of it."""
+class _Gpu(NamedTuple):
+    """A GPU as nvidia-smi lists it."""
+
+    name: str
+    driver: str
+    compute_capability: str | None
+
+
+def _gpus(probe: Probe) -> list[_Gpu]:
+    """The GPUs of nvidia-smi. On an Orin it is a stub, which names `Orin (nvgpu)` and knows nothing of it."""
     answer = probe.commands.get(NVIDIA_SMI.name)
     if answer is None or answer.status != 0:
         return []
-    rows = ([shortened(part.strip()) for part in f"{line},".split(",")[:2]] for line in answer.stdout.splitlines())
-    return [(name, driver) for name, driver in rows if name and not name.endswith("(nvgpu)")]
+    rows = ([shortened(part.strip()) for part in f"{line},,".split(",")[:3]] for line in answer.stdout.splitlines())
+    return [
+        _Gpu(name, driver, compute if re.fullmatch(r"\d{1,3}\.\d{1,3}", compute, re.ASCII) else None)
+        for name, driver, compute in rows
+        if name and not name.endswith("(nvgpu)")
+    ]
 
 
 def _silent(probe: Probe, mode: PowerMode | None) -> tuple[str, ...]:

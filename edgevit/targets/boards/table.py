@@ -6,7 +6,6 @@ masks of power modes from the nvpmodel.conf files of L4T 35 and 36. A peak is No
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -141,31 +140,17 @@ def board_of(modules: Iterable[str]) -> tuple[str, Board] | None:
     return next(((module, _BY_MODULE[module]) for module in modules if module in _BY_MODULE), None)
 
 
-# NVIDIA's names of GPUs whose tensor cores have FP8: Ada, Hopper, Blackwell. A Quadro RTX 4000 is older.
-_WITH_FP8 = re.compile(
-    r"\b(?:GeForce RTX [45]0\d0|RTX \d{3,4} (?:\w+ )?Ada|RTX PRO|L2|L4|L20|L40S?|H20|H100|H200|H800|GH200|"
-    r"G?B[123]00|GB10|Thor)\b"
-)
 _OLDEST_WITH_FP8 = (8, 9)  # compute capability of Ada
 
 
-def has_fp8(module: str | None, gpus: Iterable[str]) -> bool:
-    """Whether the tensor cores of a board have FP8, or those of each GPU that nvidia-smi names. False if unknown."""
-    board = _BY_MODULE.get(module or "")
-    if board is not None:
-        return version_of_compute(SOCS[board.soc]) >= _OLDEST_WITH_FP8
-    names = list(gpus)
-    return bool(names) and all(_WITH_FP8.search(name) for name in names)
+def has_fp8(compute_capability: str | None) -> bool | None:
+    """Whether the tensor cores of a GPU have FP8, as those of Ada and later do; None if the capability is unknown."""
+    return None if compute_capability is None else compute_numbers(compute_capability) >= _OLDEST_WITH_FP8
 
 
-def lacks_fp8(module: str | None) -> bool:
-    """Whether the tensor cores of a board are known to have no FP8. False for a module that is not in the table."""
-    return module in _BY_MODULE and not has_fp8(module, ())
-
-
-def version_of_compute(soc: Soc) -> tuple[int, int]:
+def compute_numbers(compute_capability: str) -> tuple[int, int]:
     """The numbers of a compute capability: 8.7 is (8, 7)."""
-    major, _, minor = soc.compute_capability.partition(".")
+    major, _, minor = compute_capability.partition(".")
     return int(major), int(minor)
 
 

@@ -14,7 +14,7 @@ from edgevit.findings import Finding
 from edgevit.targets.boards import PROBED_COMMANDS, PROBED_FILES, Probe, facts_json, findings, host_facts
 from edgevit.targets.boards.nvpmodel import PowerMode
 from edgevit.targets.boards.probe import CommandAnswer
-from edgevit.targets.boards.request import TENSORRT_MODULE
+from edgevit.targets.boards.request import NVIDIA_SMI, TENSORRT_MODULE
 from edgevit.targets.boards.versions import (
     JETPACKS,
     TensorRT,
@@ -169,6 +169,29 @@ def test_the_junction_is_tj_where_there_is_one_and_never_the_pmic(probes: dict[s
 def test_a_stub_of_nvidia_smi_names_no_gpu(probes: dict[str, Probe]) -> None:
     assert host_facts(probes["jetpack6-orin-nano"]).gpus == ()
     assert host_facts(probes["jetpack7-thor"]).gpus == ("NVIDIA Thor",)
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("NVIDIA L4, 570.86.15, 8.9\nNVIDIA L4, 570.86.15, 8.9\n", "8.9"),
+        ("NVIDIA L4, 570.86.15, [N/A]\n", None),
+        ("NVIDIA L4, 570.86.15\n", None),
+        ("", None),
+    ],
+)
+def test_the_compute_capability_of_a_pc_is_nvidia_smis(
+    probes: dict[str, Probe], printed: str, told: str | None
+) -> None:
+    probe = probes["raspberry-pi-5"]
+    facts = host_facts(replace(probe, commands={**probe.commands, NVIDIA_SMI.name: CommandAnswer(0, printed, "")}))
+    assert facts.compute_capability == told
+    assert set(facts.gpus) == ({"NVIDIA L4"} if printed else set())
+
+
+def test_the_compute_capability_of_a_jetson_is_its_chips(probes: dict[str, Probe]) -> None:
+    assert host_facts(probes["jetpack6-orin-nano"]).compute_capability == "8.7"
+    assert host_facts(probes["jetpack7-thor"]).compute_capability == "11.0"
 
 
 def test_an_orin_with_everything_has_no_fault(probes: dict[str, Probe]) -> None:

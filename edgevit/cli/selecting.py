@@ -1,0 +1,81 @@
+"""The command select."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit import bounds
+from edgevit.cli.options import JsonFlag, TargetName, default_of, flag, number
+from edgevit.cli.output import check_out, echo, next_command, print_json, terminal_context, write_text_whole
+
+
+def select(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or train/, val/, test/ with such.")
+    ],
+    latency_ms: Annotated[float, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms.")],
+    size_mib: Annotated[
+        float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
+    ] = None,
+    target: TargetName = default_of("Profile", "target"),
+    board: Annotated[
+        str | None,
+        typer.Option(
+            "--board",
+            metavar="NAME",
+            help="A board that is not at hand, such as orin-nano-8gb: latencies are predicted, in place of --target.",
+        ),
+    ] = None,
+    students: Annotated[
+        int, number("--students", bounds.CANDIDATES, "Largest number of students that are trained and compared.")
+    ] = 4,
+    epochs: Annotated[int, number("--epochs", bounds.COUNT, "Epochs of each short training.")] = 8,
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Pretrained weights of a timm model, for teacher and student."),
+    ] = None,
+    offline: Annotated[bool, flag("--offline", "Ask nothing of the network.")] = False,
+    force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Select a student within a budget by short trainings, and write a recipe that trains it at full length.
+
+    Students of the catalogue are timed untrained on the target, or predicted for a board. If none meets the budget,
+    the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
+    capable students train for the same few epochs. The most accurate on the validation images is taken; of students
+    that are not told apart, the fastest.
+
+    Example: edgevit select --data photos/ --latency-ms 10 --out photos.yaml
+    """
+    from edgevit.actions.doctor import training_device
+    from edgevit.actions.init_recipe import InitOptions
+    from edgevit.actions.select_student import TrialOptions, recipe_by_trials
+    from edgevit.configs.targets import LOCAL_CPU
+    from edgevit.errors import RecipeError
+
+    check_out(out)
+    if out.exists() and not force:
+        raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
+    if board is not None and target != LOCAL_CPU:
+        what = "a board is predicted, and a target is measured"
+        raise RecipeError(what, got=f"--board {board} and --target {target}", next="give one of them")
+    options = InitOptions(data, out, target, latency_ms, size_mib, teacher=teacher, weights=weights, offline=offline)
+    selected = recipe_by_trials(
+        options, TrialOptions(students, epochs, runs, board), terminal_context(device=training_device("auto"))
+    )
+    write_text_whole(out, selected.written.text)
+    if as_json:
+        print_json(selected.as_json())
+        return
+    for line in selected.written.lines:
+        echo(line)
+    echo(f"wrote {out}")
+    next_command("edgevit run", out)

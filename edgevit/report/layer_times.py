@@ -1,0 +1,120 @@
+"""Sentences, rows and a page on the times of a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgevit.artifacts import Json
+from edgevit.checking.timed_layers import TimedLayer, TimedModel
+from edgevit.configs.runtimes import TORCH
+from edgevit.report import plots, text
+from edgevit.report.page import rendered
+
+HEADERS = ("layer", "operator", "ms", "time", "GFLOP/s", "of roof", "bound")
+BOUNDS = {"launches": "launch"}
+LONGEST_OPERATOR = 13
+PRECISIONS = {"float32": "float32", "int8": "INT8"}
+WIDTHS = {"wide": 960, "narrow": 380}
+
+
+def times_page(timed: TimedModel) -> str:
+    """The whole HTML page on a checkpoint. Text from the model is escaped."""
+    return rendered("layer_times_page.html.j2", name=timed.path.name, headline=headline(timed), timed=section(timed))
+
+
+def section(timed: TimedModel) -> Json:
+    """What a page shows of the times."""
+    return {
+        "model": timed,
+        "headline": headline(timed),
+        "notes": [f"{note[0].upper()}{note[1:]}." for note in sentences(timed)],
+        "plots": {name: plots.roofline(timed, width_px) for name, width_px in WIDTHS.items()} if timed.peaks else None,
+        "longest": max((layer.ms for layer in timed.layers), default=0) or 1,
+        "rows": [{"layer": layer, "cells": cells(layer, timed)} for layer in timed.layers],
+    }
+
+
+def headline(timed: TimedModel) -> str:
+    """The run in the fewest words."""
+    times = timed.times
+    threads = "1 thread" if times.threads == 1 else f"{times.threads} threads"
+    images = "1 image" if times.batch_size == 1 else f"{times.batch_size} images"
+    return f"layers in {times.runtime} on {times.target}, {threads}, {images}"
+
+
+def sentences(timed: TimedModel) -> list[str]:
+    """The conditions of the times, what the profiler costs, the opaque share, the roofs, and what bounds the layers."""
+    times, of_runs = timed.times, f"medians of {timed.times.runs:,} runs"
+    if times.runtime.startswith("OpenVINO"):
+        of_runs = f"means of {times.runs:,} runs in whole microseconds"
+    said = [
+        f"the layers, {of_runs}, sum to {text.milliseconds(times.sum_ms)}; the median run without the profiler takes "
+        f"{text.milliseconds(times.engine_ms)}{_overhead(timed)}",
+        _opaque_sentence(timed),
+    ]
+    if timed.peaks is not None:
+        said += [_roofs_sentence(timed), _bounds_sentence(timed)]
+        if timed.peaks.warnings:
+            said.append("note: other work disturbed the measuring of the roofs: they are measured again after an hour")
+    return [*(f"INVALID: {reason}" for reason in times.invalid), *said, *(f"note: {one}" for one in times.warnings)]
+
+
+def cells(layer: TimedLayer, timed: TimedModel) -> tuple[str, ...]:
+    """A row of the table, in the order of HEADERS."""
+    place = layer.placement
+    return (
+        layer.module or (f"({layer.name})" if layer.name else "-"),
+        _shortened(layer.operator),
+        text.significant(layer.ms, 2),
+        f"{100 * timed.share(layer.ms):.1f}%",
+        text.significant(place.gflops) if place and layer.macs else "-",
+        f"{place.share:.0%}" if place else "-",
+        BOUNDS.get(place.bound, place.bound) if place else "-",
+    )
+
+
+def longest(timed: TimedModel, count: int) -> tuple[Sequence[TimedLayer], float]:
+    """The layers that take longest, in the order of execution, and the time (ms) of the others."""
+    places = sorted(range(len(timed.layers)), key=lambda place: -timed.layers[place].ms)
+    kept, left = sorted(places[:count]), places[count:]
+    return [timed.layers[place] for place in kept], sum(timed.layers[place].ms for place in left)
+
+
+def _shortened(operator: str) -> str:
+    return operator if len(operator) <= LONGEST_OPERATOR else f"{operator[: LONGEST_OPERATOR - 1]}…"
+
+
+def _overhead(timed: TimedModel) -> str:
+    times = timed.times
+    if times.profiled_ms is None or times.overhead is None:
+        return ""
+    return f", a run with it {text.milliseconds(times.profiled_ms)} ({times.overhead:+.0%})"
+
+
+def _opaque_sentence(timed: TimedModel) -> str:
+    if not timed.opaque:
+        return "opaque share: none; each layer names its nodes"
+    what = "outside the modules" if timed.times.runtime.startswith(TORCH.title) else "in layers that name no node"
+    operators = ", ".join(list(timed.opaque)[:3])
+    return f"opaque share: {text.percent(timed.opaque_share)} of the time is {what} ({operators})"
+
+
+def _roofs_sentence(timed: TimedModel) -> str:
+    peaks = timed.peaks
+    assert peaks is not None
+    rates = " and ".join(
+        f"{text.significant(rate)} GFLOP/s in {PRECISIONS[name]}" for name, rate in peaks.gflops.items()
+    )
+    launch = f"{text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "under 1 µs"
+    return (
+        f"roofs of this runtime here, measured by small kernels: {rates}, "
+        f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch takes {launch}"
+    )
+
+
+def _bounds_sentence(timed: TimedModel) -> str:
+    shares = ", ".join(f"{bound} {share:.0%}" for bound, share in timed.by_bound.items())
+    return (
+        f"bound by, in shares of the time: {shares}; a layer above 100% of the roof has its data from caches, which "
+        "are faster than memory"
+    )
