@@ -241,7 +241,7 @@ def _repeat(model: Path, receipt: Path, retry_s: float, as_json: bool) -> None:
 
 def compare(
     first: ModelPath,
-    others: Annotated[list[Path], typer.Argument(help="The models to compare with MODEL.", metavar="OTHER…")],
+    others: Annotated[list[Path], typer.Argument(help="The models to compare with MODEL.", metavar="OTHER")],
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of labelled images, to compare accuracy too.")
     ] = None,
@@ -292,7 +292,7 @@ def compare(
         models = [_ordered_if_unnamed(model, class_order, images) for model in models]
         runtimes, limits = separated(runtime) if runtime else (), Limits(max_slowdown, max_top1_drop)
         comparison = compare_models(stages, models, images, threads, batch, duration_s, target, runtimes, limits).named(
-            names_of_paths(paths)
+            _names_of_paths(paths)
         )
     if as_json:
         print_json(comparison.as_json())
@@ -305,7 +305,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def names_of_paths(paths: Sequence[Path]) -> list[str]:
+def _names_of_paths(paths: Sequence[Path]) -> list[str]:
     """The last parts of the paths; the whole paths where last parts are equal."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else list(map(str, paths))

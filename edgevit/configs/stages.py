@@ -42,6 +42,7 @@ from edgevit.configs.fields import (
     Threads,
     WarmupSeconds,
 )
+from edgevit.configs.pretrain import Pretrain
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import OnTarget, Stage
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
@@ -575,6 +576,7 @@ class Report(Stage):
 
 StageConfig = Annotated[
     Load
+    | Pretrain
     | Train
     | Fewshot
     | Distill
