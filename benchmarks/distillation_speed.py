@@ -37,6 +37,7 @@ from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.inference.precision import Precision, autocast
 from edgevit.models import BuiltModel, create_model
 from edgevit.models.cost import macs_of
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.teacher_cache import CachedTeacher
 from edgevit.training.distillation.teacher_from_config import FEWEST_VIEWS
 from edgevit.training.distillation.teachers import LiveTeacher, Teacher
@@ -137,12 +138,10 @@ def _edgevit(data: Dataset, steps: int, folder: Path, cache: Path | None, precis
     )
     start = time.perf_counter()
     fit(
-        built.module,
-        distillation_objective(TERMS, teacher, len(data.classes)),
+        ClassifierLearner(built.module, distillation_objective(TERMS, teacher, len(data.classes)), built.preprocess),
         [TrainingStream(data)],
         config,
         Context(work=folder, workers=0),
-        preprocess=built.preprocess,
         out=folder,
     )
     seconds = time.perf_counter() - start

@@ -43,6 +43,7 @@ from edgevit.inference.frozen_model import FrozenModel
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import create_model
 from edgevit.training.class_balance import ClassBalance
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.setup import TrainingSetup, label_loss
 from edgevit.training.loop.streams import labelled_stream, sampled
 from edgevit.training.objectives import label_objective
@@ -162,7 +163,8 @@ def _trained_logits(config: Train, dataset: Dataset, test: Dataset) -> Floats:
     start = create_model(config.model, len(dataset.classes), config.image_size, seed=config.seed)
     streams = sampled([labelled_stream(dataset)], config.sampling)
     objective = label_objective(len(dataset.classes), label_loss=label_loss(config, streams))
-    setup = TrainingSetup(start, start.module, dataset.classes, objective, streams)
+    learner = ClassifierLearner(start.module, objective, start.preprocess)
+    setup = TrainingSetup(start, learner, dataset.classes, streams)
     with tempfile.TemporaryDirectory() as folder:
         trained, _ = setup.train(config, Context(work=Path(folder), workers=0), Path(folder))
     return outputs_of(trained.module, test, trained.preprocess, torch.device("cpu")).numpy().astype(np.float64)

@@ -15,7 +15,7 @@ from statistics import median
 from pydantic import NonNegativeFloat, TypeAdapter, ValidationError
 
 from edgevit.artifacts import Artifact, Frozen, sha256_of
-from edgevit.configs import Distill, Qat, Recipe, Stage, Train, input_files, known_folders, references
+from edgevit.configs import Distill, Pretrain, Qat, Recipe, Stage, Train, input_files, known_folders, references
 from edgevit.disks import cache_folder, whole_or_not_at_all
 from edgevit.profiling.conditions import cpu
 from edgevit.store import dotted
@@ -45,7 +45,7 @@ _FILE = TypeAdapter(StageTimes)
 
 def epochs_of(stage: Stage) -> int:
     """The number of epochs that a stage trains for; 1 for a stage that counts as a whole."""
-    return stage.epochs if isinstance(stage, (Train, Distill, Qat)) else 1
+    return stage.epochs if isinstance(stage, (Pretrain, Train, Distill, Qat)) else 1
 
 
 def work_keys(recipe: Recipe, datasets: Mapping[str, Artifact], device: str) -> dict[str, str]:

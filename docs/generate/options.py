@@ -12,22 +12,17 @@ from pydantic.fields import FieldInfo
 
 from docs.generate.markdown import code, listed, page, plain, sentence, table, toctree
 from docs.generate.words import KINDS, default_in_words, records_in, type_in_words
-from edgevit.configs import DATASETS, OBJECTIVES, STAGES, Stage, Training
+from edgevit.configs import DATASETS, OBJECTIVES, STAGES, ClassifierTraining, Stage, Training
 from edgevit.recipe import Recipe
 
 Record = type[BaseModel]
 
 SHARED: dict[type[Stage], str] = {
-    Training: "training"
+    Training: "training",
+    ClassifierTraining: "classifier-training",
 }  # options that several stages inherit, and the page that shows them once
-CHOSEN_BY = {"stage", "source", "loss"}  # say which record it is, and are no options
-MADE: dict[str | None, str] = {
-    **KINDS,
-    "dataset": "a data set",
-    "report": "a report",
-    "bundle": "a bundle",
-    None: "one of its models",
-}
+CHOSEN_BY = {"stage", "source", "loss", "type"}  # say which record it is, and are no options
+MADE = {**KINDS, "dataset": "a data set", "report": "a report", "bundle": "a bundle"}
 
 
 def option_pages() -> dict[str, str]:
@@ -36,7 +31,7 @@ def option_pages() -> dict[str, str]:
     return {
         "reference/recipe.md": recipe_page(),
         "reference/stages/index.md": stages_page(),
-        "reference/training.md": shared_page(Training),
+        **{f"reference/{name}.md": shared_page(base) for base, name in SHARED.items()},
         "reference/data.md": choices_page("Data sources", "source", DATASETS),
         "reference/objectives.md": choices_page("Objectives", "loss", OBJECTIVES),
         "reference/records.md": records_page(),
@@ -44,11 +39,14 @@ def option_pages() -> dict[str, str]:
     }
 
 
+def made_by(config: type[Stage]) -> str:
+    """What a stage makes, in words."""
+    return "one of its models" if config.makes is None else MADE[config.makes]
+
+
 def stages_page() -> str:
     """All stages in one table."""
-    rows = [
-        (f"[{code(name)}]({name}.md)", first_sentence(config), MADE[config.makes]) for name, config in STAGES.items()
-    ]
+    rows = [(f"[{code(name)}]({name}.md)", first_sentence(config), made_by(config)) for name, config in STAGES.items()]
     return page(
         "Stages",
         "A recipe lists stages. They run in the order in which the file lists them.",
@@ -63,7 +61,7 @@ def stage_page(name: str, config: type[Stage]) -> str:
     return page(
         code(name),
         described(config),
-        f"The stage makes {MADE[config.makes]}.",
+        f"The stage makes {made_by(config)}.",
         "## Options",
         *(option(field, info, "../") for field, info in own_options(config)),
         *(_shared_options(config, base) for base in shared),
@@ -75,7 +73,8 @@ def shared_page(base: type[Stage]) -> str:
     """Options that several stages share."""
     users = [f"[{code(name)}](stages/{name}.md)" for name, config in STAGES.items() if issubclass(config, base)]
     options = (option(field, info, "", level=2) for field, info in own_options(base) if field != "id")
-    return page("Training options", f"{listed(users)} share these options.", *options, target="training-options")
+    title = f"{spaced(base)} options"
+    return page(title, f"{listed(users)} share these options.", *options, target=f"{SHARED[base]}-options")
 
 
 def choices_page(title: str, chosen_by: str, records: Mapping[str, Record]) -> str:
@@ -168,7 +167,8 @@ def first_sentence(record: Record) -> str:
 def _shared_options(config: type[Stage], base: type[Stage]) -> str:
     shown = dict(own_options(config))
     links = [f"[{code(name)}](../{SHARED[base]}.md#{name})" for name, _ in own_options(base) if name not in shown]
-    return f"## Training options\n\nThe stage also takes the [training options](#training-options): {listed(links)}."
+    title, target = f"{spaced(base)} options", f"{SHARED[base]}-options"
+    return f"## {title}\n\nThe stage also takes the [{title.lower()}](#{target}): {listed(links)}."
 
 
 def _fields(record: Record) -> list[tuple[str, FieldInfo]]:

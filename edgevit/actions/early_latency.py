@@ -14,6 +14,7 @@ from edgevit.configs import (
     Export,
     Fewshot,
     Load,
+    Pretrain,
     Profile,
     Qat,
     Quantize,
@@ -33,7 +34,9 @@ from edgevit.store import dotted
 
 S = TypeVar("S", bound=Stage)
 ADVISED_TIMINGS = 3  # of students that would meet the budget
-KINDS: tuple[type[Stage], ...] = (Load, Train, Distill, Qat, Fewshot, Export, Quantize, Compile)
+KINDS: tuple[type[Stage], ...] = (Load, Pretrain, Train, Distill, Qat, Fewshot, Export, Quantize, Compile)
+
+WITH_A_NAME = (Load, Pretrain, Train, Distill)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class DeployedChain:
 
     @property
     def trains(self) -> bool:
-        return any(isinstance(stage, (Train, Distill, Qat)) for stage in (self.trained, *self.starts))
+        return any(isinstance(stage, (Pretrain, Train, Distill, Qat)) for stage in (self.trained, *self.starts))
 
 
 def check_latency_early(
@@ -103,10 +106,10 @@ def deployed_chain(recipe: Recipe) -> DeployedChain | None:
 def student_of(chain: DeployedChain, datasets: Mapping[str, Artifact]) -> Student | None:
     """The untrained student of a chain; None if its model is not known before the run."""
     stages = (chain.trained, *chain.starts)
-    named = next((stage for stage in stages if isinstance(stage, (Load, Train, Distill)) and stage.model), None)
+    named = next((stage for stage in stages if isinstance(stage, WITH_A_NAME) and stage.model), None)
     if named is None or any(getattr(stage, "test_time_views", ()) for stage in stages[:1]):
         return None
-    assert isinstance(named, (Load, Train, Distill))
+    assert isinstance(named, WITH_A_NAME)
     assert named.model is not None
     return Student(
         model=named.model,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.artifacts import Artifact
-from edgevit.configs import Distill, Fewshot, Qat, Train
+from edgevit.configs import Distill, Fewshot, Pretrain, Qat, Train
 from edgevit.context import Context
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.fewshot.adapt import task_of
@@ -46,8 +46,12 @@ def _stage_with_a_rate(recipe: Recipe, stage_id: str) -> TrainedBySteps:
     if stage_id not in known:
         hint = did_you_mean(stage_id, fitting) or ""
         raise RecipeError(f"there is no stage '{stage_id}'. {hint}".rstrip(), expected=expected)
-    reason = "only its method finetune has one" if isinstance(known[stage_id], Fewshot) else "it does not train"
-    what = f"a stage {known[stage_id].name()} without a learning rate: {reason}"
+    stage = known[stage_id]
+    if isinstance(stage, Pretrain):
+        what = "a stage pretrain: its loss does not tell good learning rates from bad ones"
+    else:
+        reason = "only its method finetune has one" if isinstance(stage, Fewshot) else "it does not train"
+        what = f"a stage {stage.name()} without a learning rate: {reason}"
     raise RecipeError(f"this is {what}", where=f"stage '{stage_id}'", expected=expected)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from edgevit.artifacts import Artifact
 from edgevit.configs import Distill, Train
@@ -16,9 +17,9 @@ from edgevit.context import Context
 from edgevit.models import open_checkpoint
 from edgevit.progress import SilentProgress
 from edgevit.training.loop.batches import Batch
+from edgevit.training.loop.learner import Step
 from edgevit.training.loop.lr_finder import range_test
 from edgevit.training.loop.setup import distillation_setup, supervised_setup
-from edgevit.training.objectives import ObjectiveFunction, Outputs
 
 TIMED_BATCH = 4  # on a CPU, where the time of an image hardly depends on the batch; a GPU takes the stage's own batch
 TIMED_STEPS = 4  # the first one is not counted
@@ -37,9 +38,15 @@ def seconds_per_image(config: Train | Distill, inputs: Mapping[str, Artifact], c
         setup = distillation_setup(short, inputs, quiet)[0]
     else:
         setup = supervised_setup(short, inputs)
-    watched = _Watched(setup.objective)
-    range_test(replace(setup, objective=watched), short, quiet, steps=TIMED_STEPS)
-    steps_s = [later - earlier for earlier, later in zip(watched.times_s, watched.times_s[1:], strict=False)]
+    times_s = list[float]()
+
+    def note(learner: nn.Module, batches: tuple[Batch], step: Step) -> None:
+        float(step.loss.detach())  # waits for the device
+        times_s.append(time.perf_counter())
+
+    setup.learner.register_forward_hook(note)
+    range_test(setup, short, quiet, steps=TIMED_STEPS)
+    steps_s = [later - earlier for earlier, later in pairwise(times_s)]
     return median(steps_s[1:] or steps_s) / batch
 
 
@@ -54,19 +61,3 @@ def seconds_per_answer(model: Artifact, context: Context) -> float:
             float(module(images).sum())  # waits for the device
             times_s.append(time.perf_counter() - start)
     return median(times_s[1:]) / TIMED_BATCH
-
-
-@dataclass
-class _Watched:
-    """The objective; notes the time of each step."""
-
-    objective: ObjectiveFunction
-
-    def __post_init__(self) -> None:
-        self.times_s: list[float] = []
-
-    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        loss = self.objective(outputs, batch)
-        float(loss.detach())  # waits for the device
-        self.times_s.append(time.perf_counter())
-        return loss

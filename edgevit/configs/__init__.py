@@ -39,6 +39,7 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
+from edgevit.configs.pretrain import Byol, Dino, Mae, Moco, Pretrain, PretrainAugmentation, SimClr
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage, kinds_of
@@ -62,6 +63,7 @@ from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
     HEAD_TEACHERS,
     Augmentation,
+    ClassifierTraining,
     Distill,
     Distillation,
     Load,
@@ -71,6 +73,7 @@ from edgevit.configs.training import (
     Train,
     Training,
     View,
+    ViewSpec,
     idle_head,
 )
 
@@ -86,9 +89,11 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Bundle",
+    "Byol",
     "Calibrator",
     "Check",
     "Cifar",
+    "ClassifierTraining",
     "Compile",
     "Corruption",
     "CrossEntropy",
@@ -96,6 +101,7 @@ __all__ = [
     "DatasetConfig",
     "DecoupledDistillation",
     "Digits",
+    "Dino",
     "Distill",
     "Distillation",
     "EncodedImages",
@@ -113,9 +119,13 @@ __all__ = [
     "ImageFolder",
     "Load",
     "MachineTarget",
+    "Mae",
     "MergeTokens",
+    "Moco",
     "Npz",
     "Objective",
+    "Pretrain",
+    "PretrainAugmentation",
     "Profile",
     "Prune",
     "PseudoLabel",
@@ -126,6 +136,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Select",
+    "SimClr",
     "SoftDistillation",
     "Splits",
     "Stage",
@@ -137,6 +148,7 @@ __all__ = [
     "Train",
     "Training",
     "View",
+    "ViewSpec",
     "WebDataset",
     "added_at_default",
     "idle_head",

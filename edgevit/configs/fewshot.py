@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgevit.configs.fields import AdaptedTo, Added, CheckpointRef, Count, ImageCount, LearnedFrom, Rate, ViewCount
 from edgevit.configs.stage import Stage
-from edgevit.configs.training import Training, Views
+from edgevit.configs.training import ClassifierTraining, Views
 
 HeadMethod = Literal[
     "nearest_centroid",
@@ -25,7 +25,7 @@ WITHOUT_LOSS: tuple[HeadMethod, ...] = ("nearest_centroid", "knn")
 HEAD_IMBALANCE_OPTIONS = ("class_weights", "class_weights_beta", "logit_adjustment")
 
 
-class Fewshot(Training):
+class Fewshot(ClassifierTraining):
     """The stage `fewshot`: adapt a checkpoint to the classes of a small support set, with or without a pool.
 
     The block `few_shot` of a data set (`FewShotDraw`) draws its support and pool.
@@ -87,7 +87,7 @@ class Fewshot(Training):
         if self.method == "finetune" or "finetune" in self.candidates:
             return self
         of_heads = {"augmentation", "seed", *HEAD_IMBALANCE_OPTIONS}
-        options = Training.model_fields.keys() - Stage.model_fields.keys() - of_heads
+        options = ClassifierTraining.model_fields.keys() - Stage.model_fields.keys() - of_heads
         for name in (*sorted(options), "tune", "lora_rank", "learning_rates"):
             if self.is_given(name):
                 raise ValueError(f"'{name}' goes with method: finetune; a head is fitted without it")

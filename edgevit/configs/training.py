@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -120,6 +120,16 @@ class Augmentation(Frozen):
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
 
+class ViewSpec(Frozen):
+    """Views of each image in a batch. The other random changes are those of the stage's augmentation."""
+
+    count: Count = Field(1, description="Number of such views.")
+    size: Side | None = Field(None, description="Side of the views in pixels. By default, the model's own.")
+    scale: tuple[Fraction, Fraction] = Field(
+        (0.6, 1.0), description="Smallest and largest area of the random crop, as a share of the image."
+    )
+
+
 IMBALANCE_OPTIONS = ("class_weights", "sampling", "logit_adjustment")
 
 
@@ -161,27 +171,6 @@ class Training(Stage):
         None, description="Weights that are not trained: all but the classifier, or the first so many layers."
     )
     clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
-    label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
-    class_weights: Annotated[Literal["balanced", "effective_number"] | None, Added()] = Field(
-        None,
-        description="Weight of each class in the cross-entropy with labels: `balanced` is inverse to its number of "
-        "training images, as in scikit-learn; `effective_number` to the effective number (Cui et al. 2019).",
-    )
-    class_weights_beta: Annotated[Beta, Added()] = Field(
-        0.999,
-        description="Value β of `class_weights: effective_number`. With 0, all weights are equal; close to 1, the "
-        "weights are those of `balanced`.",
-    )
-    sampling: Annotated[Literal["shuffled", "balanced"], Added()] = Field(
-        "shuffled",
-        description="Order of the images of labelled streams: `shuffled` shows each image once in a pass; `balanced` "
-        "shows each class equally often, so images of small classes come several times.",
-    )
-    logit_adjustment: Annotated[NonNegative, Added()] = Field(
-        0.0,
-        description="Strength τ of logit adjustment (Menon et al. 2021) in the cross-entropy with labels: classes with "
-        "few training images need larger logits there. 1 aims at balanced accuracy; 0 is off.",
-    )
     dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's `drop_rate`.")
     drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's `drop_path_rate`.")
     regularization: Fraction = Field(0.0, description="Value for both `dropout` and `drop_path_rate`, as in AugReg.")
@@ -220,6 +209,46 @@ class Training(Stage):
                 raise ValueError(f"'{option}' goes with schedule {' or '.join(schedules)}, not with '{self.schedule}'")
         return self
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate, scaled in proportion to the batch size (Goyal et al. 2017)."""
+        return self.learning_rate * (self.batch_size / (self.learning_rate_batch or self.batch_size))
+
+    @property
+    def model_rates(self) -> dict[str, float]:
+        """timm's arguments for dropout and stochastic depth; rates of 0 are left out."""
+        rates = {
+            "drop_rate": self.dropout or self.regularization,
+            "drop_path_rate": self.drop_path_rate or self.regularization,
+        }
+        return {name: rate for name, rate in rates.items() if rate}
+
+
+class ClassifierTraining(Training):
+    """Base of the stages that train a classifier."""
+
+    label_smoothing: Fraction = Field(0.0, description="Share of the target that is spread evenly over all classes.")
+    class_weights: Annotated[Literal["balanced", "effective_number"] | None, Added()] = Field(
+        None,
+        description="Weight of each class in the cross-entropy with labels: `balanced` is inverse to its number of "
+        "training images, as in scikit-learn; `effective_number` to the effective number (Cui et al. 2019).",
+    )
+    class_weights_beta: Annotated[Beta, Added()] = Field(
+        0.999,
+        description="Value β of `class_weights: effective_number`. With 0, all weights are equal; close to 1, the "
+        "weights are those of `balanced`.",
+    )
+    sampling: Annotated[Literal["shuffled", "balanced"], Added()] = Field(
+        "shuffled",
+        description="Order of the images of labelled streams: `shuffled` shows each image once in a pass; `balanced` "
+        "shows each class equally often, so images of small classes come several times.",
+    )
+    logit_adjustment: Annotated[NonNegative, Added()] = Field(
+        0.0,
+        description="Strength τ of logit adjustment (Menon et al. 2021) in the cross-entropy with labels: classes with "
+        "few training images need larger logits there. 1 aims at balanced accuracy; 0 is off.",
+    )
+
     @model_validator(mode="after")
     def _one_correction_of_imbalance(self) -> Self:
         given = [name for name in IMBALANCE_OPTIONS if self.is_given(name)]
@@ -237,20 +266,6 @@ class Training(Stage):
     def is_given(self, option: str) -> bool:
         """Whether an option has another value than its default."""
         return bool(getattr(self, option) != type(self).model_fields[option].default)
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """The learning rate, scaled in proportion to the batch size (Goyal et al. 2017)."""
-        return self.learning_rate * (self.batch_size / (self.learning_rate_batch or self.batch_size))
-
-    @property
-    def model_rates(self) -> dict[str, float]:
-        """timm's arguments for dropout and stochastic depth; rates of 0 are left out."""
-        rates = {
-            "drop_rate": self.dropout or self.regularization,
-            "drop_path_rate": self.drop_path_rate or self.regularization,
-        }
-        return {name: rate for name, rate in rates.items() if rate}
 
 
 View = Literal["flip", "zoom"]
@@ -309,7 +324,15 @@ class Load(Stage):
         return self
 
 
-def _check_start(config: Train | Distill) -> None:
+class _Started(Protocol):
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def init(self) -> str | None: ...
+
+
+def check_start(config: _Started) -> None:
+    """Raise ValueError unless a stage starts from either a new model or a checkpoint."""
     if (config.model is None) == (config.init is None):
         raise ValueError("give either 'model' (a timm name) or 'init' (an earlier checkpoint)")
     fixed = [name for name in ("model_args", "distillation_token") if getattr(config, name, None)]
@@ -317,7 +340,7 @@ def _check_start(config: Train | Distill) -> None:
         raise ValueError(f"'{fixed[0]}' goes with 'model'; a checkpoint given as 'init' keeps its own")
 
 
-class Train(Training):
+class Train(ClassifierTraining):
     """Train a classifier on labelled images."""
 
     stage: Literal["train"]
@@ -332,7 +355,7 @@ class Train(Training):
 
     @model_validator(mode="after")
     def _one_start(self) -> Train:
-        _check_start(self)
+        check_start(self)
         return self
 
 
@@ -364,7 +387,7 @@ class TeacherCache(Frozen):
     dtype: Literal["float32", "float16"] = Field("float32", description="Precision of the kept answers.")
 
 
-class Distillation(Training):
+class Distillation(ClassifierTraining):
     """Base of the stages that learn from teachers."""
 
     teacher: CheckpointRef | None = Field(None, description="Model that teaches.")
@@ -454,7 +477,7 @@ class Distill(Distillation):
 
     @model_validator(mode="after")
     def _checks(self) -> Distill:
-        _check_start(self)
+        check_start(self)
         if (self.teacher is None) == (not self.teachers):
             raise ValueError("give either 'teacher' or 'teachers'")
         if self.inference is not None and not self.distillation_token and self.init is None:

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as Pillow
-from PIL import ImageEnhance
+from PIL import ImageEnhance, ImageFilter
 from timm.data import auto_augment
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 from torch.nn import functional
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Augmentation
+from edgevit.configs import Augmentation, PretrainAugmentation
 from edgevit.data.images import Image
 from edgevit.errors import RecipeError
 
@@ -35,6 +35,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height, in pixels
 _GRAY = (124, 116, 104)  # the fill color of policies: ImageNet's mean, as in timm
 _ERASED_AREA, _ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # Zhong et al. 2020, and timm's defaults
 _TRIES = 10
+_BLURRED_SIDE = 224  # SimCLR's blur has a sigma of 0.1 to 2 pixels on views of this side
 _global_draws = threading.Lock()
 
 
@@ -47,7 +48,8 @@ def view_key(seed: int, epoch: int, view: int, sample: int) -> int:
 def augment(image: Image, augmentation: Augmentation, height: int, width: int, key: int) -> Image:
     """A random view of an image (H, W, 3) as a canvas (height, width, 3), uint8, as a function of the arguments.
 
-    The steps, in this order: crop, rotation and flip (in a single bicubic resampling); policy; color jitter; erasing.
+    The steps, in this order: crop, rotation and flip (in a single bicubic resampling); policy; color jitter, hue,
+    grayscale and blur; erasing.
     """
     rng = random.Random(key)
     box = random_box(image.shape[1], image.shape[0], augmentation.scale, augmentation.ratio, rng)
@@ -57,7 +59,9 @@ def augment(image: Image, augmentation: Augmentation, height: int, width: int, k
     if augmentation.auto_augment:
         with _global_draws_from(rng.getrandbits(32)):
             view = policy(augmentation.auto_augment, min(height, width))(view)
-    if augmentation.color_jitter:
+    if isinstance(augmentation, PretrainAugmentation):
+        view = _distorted(view, augmentation, rng)
+    elif augmentation.color_jitter:
         view = _jittered(view, augmentation.color_jitter, rng)
     canvas = np.array(view)
     if rng.random() < augmentation.random_erasing:
@@ -185,6 +189,26 @@ def _jittered(image: Pillow.Image, strength: float, rng: random.Random) -> Pillo
     for step in steps:
         image = step(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
     return image
+
+
+def _distorted(image: Pillow.Image, augmentation: PretrainAugmentation, rng: random.Random) -> Pillow.Image:
+    """Color jitter with hue, grayscale and blur, each with its probability (Chen et al. 2020, SimCLR, appendix A)."""
+    if rng.random() < augmentation.jitter_probability:
+        image = _jittered(image, augmentation.color_jitter, rng) if augmentation.color_jitter else image
+        image = _with_hue(image, rng.uniform(-1, 1) * augmentation.hue) if augmentation.hue else image
+    if rng.random() < augmentation.grayscale:
+        image = image.convert("L").convert("RGB")
+    if rng.random() < augmentation.blur:
+        sigma = rng.uniform(0.1, 2.0) * min(image.size) / _BLURRED_SIDE
+        image = image.filter(ImageFilter.GaussianBlur(sigma))
+    return image
+
+
+def _with_hue(image: Pillow.Image, change: float) -> Pillow.Image:
+    """The image with its hue turned by this share of the color circle."""
+    hue, saturation, value = image.convert("HSV").split()
+    turned = hue.point([round(level + change * 256) % 256 for level in range(256)])
+    return Pillow.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
 def _erase(canvas: Image, rng: random.Random) -> None:

@@ -17,6 +17,7 @@ from edgevit.fewshot.adapt import Task, adapt_head, check_support
 from edgevit.models.creation import BuiltModel
 from edgevit.models.lora import add_lora, merge_lora
 from edgevit.models.timm_models import classifier_prefixes, timm_model
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.teachers import LiveTeacher
 from edgevit.training.distributed.sharding import is_asked
 from edgevit.training.loop.batches import TrainingStream, seed_of
@@ -112,7 +113,8 @@ def _setup(start: BuiltModel, task: Task, config: Fewshot, context: Context) -> 
         self_teacher = LiveTeacher(copy.deepcopy(start.module), io, support.classes, device, shard=shard)
         objective = distillation_objective(SELF_DISTILLATION, self_teacher, num_classes, config.label_smoothing, loss)
     freeze_untuned(start.module, config)
-    return TrainingSetup(start, start.module, support.classes, objective, streams)
+    learner = ClassifierLearner(start.module, objective, start.preprocess)
+    return TrainingSetup(start, learner, support.classes, streams)
 
 
 def _parameters_of_norms(model: nn.Module) -> set[str]:

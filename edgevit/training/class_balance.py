@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgevit.configs import Training
+from edgevit.configs import ClassifierTraining
 from edgevit.errors import DataError, listed
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class ClassBalance(NamedTuple):
 UNBALANCED = ClassBalance()
 
 
-def class_balance(config: Training) -> ClassBalance:
+def class_balance(config: ClassifierTraining) -> ClassBalance:
     """The correction that a stage asks for in its loss."""
     return ClassBalance(config.class_weights, config.class_weights_beta, config.logit_adjustment)
 

@@ -11,15 +11,16 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Augmentation
+from edgevit.configs import Augmentation, PretrainAugmentation
 from edgevit.data import augment, normalize, preprocess
-from edgevit.data.transforms import cut_out, policy, random_box, view_key
+from edgevit.data.transforms import _with_hue, cut_out, policy, random_box, view_key
 from edgevit.errors import RecipeError
 
 STRONG = Augmentation(
     rotate_degrees=20, color_jitter=0.4, random_erasing=1.0, auto_augment="rand-m9-mstd0.5-inc1", scale=(0.2, 1.0)
 )
-STILL = Augmentation(scale=(1, 1), ratio=(1, 1), horizontal_flip=0)
+WHOLE = {"scale": (1, 1), "ratio": (1, 1), "horizontal_flip": 0}
+STILL = Augmentation(**WHOLE)
 
 
 def random_image(height: int = 32, width: int = 32) -> np.ndarray:
@@ -217,3 +218,42 @@ def test_presets_of_augreg_differ_from_each_other() -> None:
     assert len(set(strengths.values())) == len(strengths)
     images = [views for _, views in strengths.values()]
     assert images[2] != images[3] != images[4]
+
+
+# Changes of pre-training ---------------------------------------------------------------------------------------
+
+
+def pretrain_view(**changes: float) -> np.ndarray:
+    return augment(smooth(32, 32), PretrainAugmentation(**WHOLE, **changes), 32, 32, key=3)
+
+
+def test_without_its_own_changes_a_view_of_pretraining_is_a_view_of_training():
+    np.testing.assert_array_equal(pretrain_view(), augment(smooth(32, 32), STILL, 32, 32, key=3))
+
+
+def test_hue_is_turned_as_in_torchvision():
+    turned = _with_hue(Image.fromarray(smooth(32, 32)), 0.3)
+    expected = functional.adjust_hue(Image.fromarray(smooth(32, 32)), 0.3)
+    assert np.abs(np.asarray(turned, float) - np.asarray(expected, float)).max() <= 8  # 255 steps of hue
+    red = _with_hue(Image.new("RGB", (1, 1), (255, 0, 0)), 1 / 3)
+    assert red.getpixel((0, 0))[1] == 255
+    assert _with_hue(Image.new("RGB", (1, 1), (255, 0, 0)), 1).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_grayscale_takes_the_color_and_blur_the_detail():
+    gray = pretrain_view(grayscale=1)
+    assert (gray == gray[..., :1]).all()
+    noise = random_image(224, 224)
+    still = PretrainAugmentation(**WHOLE, blur=1)
+    blurred = [augment(noise, still, 224, 224, key).std() for key in range(8)]
+    assert max(blurred) < noise.std()
+    assert len(set(blurred)) == 8
+
+
+def test_jitter_has_a_probability():
+    views = [
+        augment(smooth(32, 32), PretrainAugmentation(color_jitter=0.4, jitter_probability=0.5, **WHOLE), 32, 32, key)
+        for key in range(60)
+    ]
+    unchanged = sum(np.array_equal(view, smooth(32, 32)) for view in views)
+    assert 15 <= unchanged <= 45

@@ -21,6 +21,7 @@ from edgevit.fewshot.finetuning import finetune, finetuning_setup, freeze_untune
 from edgevit.inference.over_dataset import accuracy, outputs_of
 from edgevit.models import BuiltModel, create_model, open_checkpoint
 from edgevit.models.lora import merge_lora
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.setup import TrainingSetup
 from edgevit.training.loop.training_state import TrainingState
@@ -156,13 +157,13 @@ def test_a_model_without_normalization_is_refused() -> None:
 
 def trained(setup: TrainingSetup, folder: Path, killed_at: int = 0) -> nn.Module:
     """As `finetune` trains, with a save after every step."""
+    assert isinstance(setup.learner, ClassifierLearner)
+    setup.learner.objective = killed_in(killed_at, setup.learner.objective)
     model, _ = fit(
-        setup.model,
-        killed_in(killed_at, setup.objective),
+        setup.learner,
         setup.streams,
         settings("lora", epochs=10, ema_decay=0.9),
         Context(work=folder, workers=0),
-        preprocess=setup.start.preprocess,
         out=folder,
         save_every_s=0.0,
     )

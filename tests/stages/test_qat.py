@@ -37,6 +37,7 @@ from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.runtimes.parity import sqnr_db
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
@@ -251,18 +252,12 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path) -> No
             calls += 1
             if calls == killed_at:
                 raise Killed
-            return setup.objective(outputs, batch)
+            return learner.objective(outputs, batch)
 
-        model, _ = fit(
-            setup.model,
-            objective,
-            setup.streams,
-            config,
-            context,
-            preprocess=setup.start.preprocess,
-            out=folder,
-            save_every_s=0.0,
-        )
+        learner = setup.learner
+        assert isinstance(learner, ClassifierLearner)
+        killed = ClassifierLearner(learner.model, objective, learner.preprocess)
+        model, _ = fit(killed, setup.streams, config, context, out=folder, save_every_s=0.0)
         ranges = load_trained(model, floating.module)
         weights = {name: value.numpy().tobytes() for name, value in floating.module.state_dict().items()}
         return weights, TrainedRanges(runtime="onnxruntime", layers=ranges).model_dump_json()

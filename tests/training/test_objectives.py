@@ -38,7 +38,7 @@ def batch_of(labels: list[int], partners: list[int] | None = None, own_share: fl
     count = len(labels)
     places = torch.arange(count) if partners is None else torch.tensor(partners)
     return Batch(
-        canvases=torch.zeros(count, 2, 2, 3, dtype=torch.uint8),
+        views=(torch.zeros(count, 2, 2, 3, dtype=torch.uint8),),
         labels=torch.tensor(labels),
         streams=torch.zeros(count, dtype=torch.int64),
         samples=torch.arange(count),

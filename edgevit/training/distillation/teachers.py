@@ -91,7 +91,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutput:
-        images = normalize(batch.canvases, self.preprocess)
+        images = normalize(batch.views[0], self.preprocess)
         features: dict[int, list[Tensor]] = {}
         with autocast(self._device, self._precision):
             if self._taps is None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
@@ -167,6 +167,38 @@ def summed(values: list[float], device: torch.device) -> list[float]:
 def from_rank_0(values: list[float], device: torch.device) -> list[float]:
     """Rank 0's values. All ranks have to call it."""
     return summed(values if rank() == 0 else [0.0] * len(values), device)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks, without gradients. All ranks have to call it."""
+    if count() == 1:
+        return tensor.detach()
+    total = tensor.detach().clone()
+    distributed.all_reduce(total)
+    return total / count()
+
+
+def gathered_rows(own: Tensor) -> Tensor:
+    """The rows of all ranks, (ranks · n, …), in the order of the ranks; each has the same number of rows.
+
+    The gradient of a row is the sum over the ranks. All ranks have to call it, and its backward pass.
+    """
+    gathered: Tensor = own if count() == 1 else _GatheredRows.apply(own)
+    return gathered
+
+
+class _GatheredRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(count())]
+        distributed.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total.chunk(count())[rank()]
 
 
 @contextmanager

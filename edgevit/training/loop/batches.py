@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Augmentation
+from edgevit.configs import Augmentation, ViewSpec
 from edgevit.data.dataset import Dataset, Indices
 from edgevit.data.loading import UNLABELLED, ViewDataset
 from edgevit.errors import DataError, EdgevitError, RecipeError, first_line
@@ -38,10 +38,11 @@ class Counts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Views of samples from one or more streams.
+    """Views of samples from one or more streams. A row is a sample.
 
     Attributes:
-        canvases: (N, H, W, 3), uint8, or float32 in 0..255 where images were mixed.
+        views: the views of each row's sample, (N, H, W, 3) each, uint8; float32 in 0..255 where images were mixed. A
+            classifier has one.
         labels: (N,) int64; UNLABELLED for a sample without a label.
         streams: (N,) int64, the stream of each sample.
         samples: (N,) int64, the sample's index in its stream's data set.
@@ -55,7 +56,7 @@ class Batch(NamedTuple):
         whole: counts of the whole batch, if this is a part; None for a whole batch.
     """
 
-    canvases: Tensor
+    views: tuple[Tensor, ...]
     labels: Tensor
     streams: Tensor
     samples: Tensor
@@ -98,7 +99,7 @@ class Batch(NamedTuple):
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed = {name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        return self._replace(**changed)  # type: ignore[arg-type]
+        return self._replace(views=tuple(map(change, self.views)), **changed)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ class Batches(TorchDataset[Batch]):
 
     An epoch is as many images as the first stream has; each stream has a count of its own passes, and so has each class
     of a balanced stream. Streams go on without a break from one pass to the next, so every batch is full. With repeated
-    augmentation, a sample stands in a batch several times, each time in a view of its own, and a pass takes that many
+    augmentation, a sample stands in a batch several times, each time as a row of its own, and a pass takes that many
     epochs.
+
+    With `views`, a row has several views, of sizes and crops of their own. Only the first view of a row is mixed.
 
     With `parts` processes, process `part` makes `Batch.part(part, parts)` of each batch. It computes only the views of
     these rows and of their partners.
@@ -145,6 +148,7 @@ class Batches(TorchDataset[Batch]):
         seed: int,
         part: int = 0,
         parts: int = 1,
+        views: Sequence[ViewSpec] = (),
     ) -> None:
         if parts > batch_size:
             raise RecipeError(
@@ -158,7 +162,10 @@ class Batches(TorchDataset[Batch]):
         self.streams, self.canvas, self.augmentation, self.seed = tuple(streams), canvas, augmentation, seed
         self.part, self.parts = part, parts
         self.counts = batch_shares([stream.share for stream in streams], batch_size)
-        self._views = [ViewDataset(stream.dataset, canvas, augmentation, seed) for stream in streams]
+        self._views = [
+            [ViewDataset(stream.dataset, its_canvas, its_augmentation, seed) for stream in streams]
+            for its_canvas, its_augmentation in view_columns(canvas, augmentation, views)
+        ]
         self._samplers = [stream.sampler(seed, number) for number, stream in enumerate(streams)]
         self.images_per_epoch = len(streams[0].dataset)
         self.total_steps = -(-epochs * self.images_per_epoch // self.counts[0])
@@ -167,23 +174,26 @@ class Batches(TorchDataset[Batch]):
         return self.total_steps
 
     def __getitem__(self, step: int) -> Batch:
-        views = [view for stream in range(len(self.streams)) for view in self._views_of(stream, step)]
+        drawn = [row for stream in range(len(self.streams)) for row in self._rows_of(stream, step)]
         labels, streams, samples = (
-            torch.tensor(column)
-            for column in zip(*((view.label, view.stream, view.sample) for view in views), strict=True)
+            torch.tensor(column) for column in zip(*((row.label, row.stream, row.sample) for row in drawn), strict=True)
         )
         mixture = self._mixture(step, streams)
-        everyone = torch.arange(len(views))
+        everyone = torch.arange(len(drawn))
         partners = everyone if mixture is None else mixture.partners
         rows = everyone[self.part :: self.parts]
-        made = {row: self._canvas(views[row]) for row in {*rows.tolist(), *partners[rows].tolist()}}
-        canvases = torch.stack([made[row] for row in rows.tolist()])
+        made = {row: self._canvas(drawn[row], 0) for row in {*rows.tolist(), *partners[rows].tolist()}}
+        first = torch.stack([made[row] for row in rows.tolist()])
         if mixture is not None:
-            canvases = mixture.of(canvases.float(), torch.stack([made[row] for row in partners[rows].tolist()]).float())
+            first = mixture.of(first.float(), torch.stack([made[row] for row in partners[rows].tolist()]).float())
+        others = (
+            torch.stack([self._canvas(drawn[row], column) for row in rows.tolist()])
+            for column in range(1, len(self._views))
+        )
         partner_labels = labels[partners]
         labelled = int(((labels >= 0) & (partner_labels >= 0)).sum())
         return Batch(
-            canvases,
+            (first, *others),
             labels[rows],
             streams[rows],
             samples[rows],
@@ -194,7 +204,7 @@ class Batches(TorchDataset[Batch]):
             rows=rows,
             step=step,
             done=step / self.total_steps,
-            whole=None if self.parts == 1 else Counts(len(views), labelled),
+            whole=None if self.parts == 1 else Counts(len(drawn), labelled),
         )
 
     def epoch_of(self, step: int) -> int:
@@ -215,19 +225,23 @@ class Batches(TorchDataset[Batch]):
                 raise batch
             yield batch
 
-    def _views_of(self, stream: int, step: int) -> Iterator[_View]:
-        """The views of a stream in a batch."""
+    @property
+    def _repeats(self) -> int:
+        return 1 if self.augmentation is None else self.augmentation.repeats
+
+    def _rows_of(self, stream: int, step: int) -> Iterator[_Row]:
+        """The rows of a stream in a batch."""
         source, count = self.streams[stream], self.counts[stream]
         labels = source.dataset.labels if source.labelled else None
-        repeats = 1 if self.augmentation is None else self.augmentation.repeats
         for position in range(step * count, (step + 1) * count):
-            sample, repeat = divmod(position, repeats)
+            sample, repeat = divmod(position, self._repeats)
             its_pass, index = self._samplers[stream][sample]
             label = UNLABELLED if labels is None else int(labels[index])
-            yield _View(stream, its_pass, stream + repeat * len(self.streams), index, label)
+            yield _Row(stream, its_pass, repeat, index, label)
 
-    def _canvas(self, view: _View) -> Tensor:
-        canvas, *_ = self._views[view.stream][view.its_pass, view.number, view.sample]
+    def _canvas(self, row: _Row, column: int) -> Tensor:
+        number = row.stream + (row.repeat + column * self._repeats) * len(self.streams)
+        canvas, *_ = self._views[column][row.stream][row.its_pass, number, row.sample]
         return canvas
 
     def _mixture(self, step: int, streams: Tensor) -> _Mixture | None:
@@ -250,12 +264,29 @@ class Batches(TorchDataset[Batch]):
         return _Mixture(partners, share, (slice(top, bottom), slice(left, right)))
 
 
-class _View(NamedTuple):
-    """A row of a batch: view `number` of a stream's sample in one pass over the stream."""
+def view_columns(
+    canvas: Preprocess, augmentation: Augmentation | None, views: Sequence[ViewSpec]
+) -> list[tuple[Preprocess, Augmentation | None]]:
+    """The canvas and the augmentation of each view of a row; without `views`, one view as they are."""
+    if not views:
+        return [(canvas, augmentation)]
+    assert augmentation is not None
+    return [
+        (
+            canvas.model_copy(update={"height": view.size, "width": view.size}) if view.size else canvas,
+            augmentation.model_copy(update={"scale": view.scale}),
+        )
+        for view in views
+        for _ in range(view.count)
+    ]
+
+
+class _Row(NamedTuple):
+    """A row of a batch: a stream's sample in one pass over the stream, for the `repeat`-th time in the pass."""
 
     stream: int
     its_pass: int
-    number: int
+    repeat: int
     sample: int
     label: int
 

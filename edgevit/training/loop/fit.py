@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -15,46 +16,40 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Training
+from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
-from edgevit.data.dataset import Dataset
-from edgevit.data.transforms import normalize
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
-from edgevit.inference.over_dataset import accuracy
-from edgevit.inference.precision import autocast
-from edgevit.models.distillation_token import TwoLogits
-from edgevit.training.distillation.feature_projectors import WithFeatures, without_projectors
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
+from edgevit.training.loop.learner import Learner, Step, Validate
 from edgevit.training.loop.metrics_log import METRICS, MetricsLog, Row
 from edgevit.training.loop.moving_average import MovingAverage
 from edgevit.training.loop.optimization import checkpoint_gradients, freeze, optimizer_for, scheduler_for
 from edgevit.training.loop.training_state import State, TrainingState
-from edgevit.training.objectives import ObjectiveFunction, Outputs, heads_of
 
 MOST_STEPS_BETWEEN_ROWS = 50
 SPIKE = 3.0  # a row's loss over the previous row's loss
 
 
 def fit(
-    model: nn.Module,
-    objective: ObjectiveFunction,
+    learner: Learner,
     streams: Sequence[TrainingStream],
     config: Training,
     context: Context,
     *,
-    preprocess: Preprocess,
     out: Path,
     canvas: Preprocess | None = None,
-    val: Dataset | None = None,
+    views: Sequence[ViewSpec] = (),
+    validate: Validate | None = None,
+    ends: Callable[[float], bool] | None = None,
     save_every_s: float = 20.0,
     scheduler: Callable[[Optimizer], Scheduler] | None = None,
-) -> tuple[nn.Module, float | None]:
-    """Train `model`. Its weights change.
+) -> tuple[nn.Module, Mapping[str, float]]:
+    """Train the learner's model. Its weights change.
 
     The batch of a step, its dropout and its learning rate are functions of (seed, step). So a resume needs only the
-    weights, the optimizer's state, the moving average and the number of steps; `context.work` keeps them.
+    learner's state, the optimizer's state, the moving average and the number of steps; `context.work` keeps them.
 
     On several ranks (see `on_ranks`), all ranks call `fit`, and each computes its rows of every batch. Gradients and
     loss are those of the whole batch, except for rounding. Random layers such as dropout draw other numbers than on one
@@ -62,19 +57,18 @@ def fit(
     and saves. With `context.shard`, weights, gradients and the optimizer's state are sharded, and all ranks validate.
 
     Args:
-        model: gives logits (batch, classes), TwoLogits in training mode, or WithFeatures.
-        objective: the loss of the model's outputs for a batch.
         streams: the data sets of the batches; an epoch is a pass over the first stream.
-        preprocess: the model's preprocessing of canvases.
         out: the folder of `metrics.jsonl`.
-        canvas: the size of the canvases; by default the model's, larger if a teacher's input is larger.
-        val: the data set for validation after each epoch.
+        canvas: the size of the views; by default the model's, larger if a teacher's input is larger.
+        views: the views of each row; by default one of the size of `canvas`.
+        validate: measures the result after each epoch.
+        ends: told the loss of each step; true ends the training there, without a check of its weights.
         save_every_s: least time between two saves within an epoch.
         scheduler: sets the learning rates of each step; by default the schedule of `config`.
 
     Returns:
-        The trained model without projectors, in eval mode on the CPU (its moving average where `ema_decay` is given),
-        and its accuracy on `val` (on rank 0), 0 to 1.
+        The trained model, stripped, in eval mode on the CPU (its moving average where `ema_decay` is given), and the
+        last numbers of `validate` (on rank 0).
 
     Raises:
         Diverged: the loss or the weights are no longer finite; the last good state stays in `context.work`.
@@ -85,23 +79,33 @@ def fit(
     """
     batches = Batches(
         streams,
-        canvas or preprocess,
+        canvas or learner.preprocess,
         config.augmentation,
         config.batch_size,
         config.epochs,
         config.seed,
         processes.rank(),
         processes.count(),
+        views,
     )
-    run = _Run(model, objective, batches, config, context, preprocess, val, scheduler)
-    with worker_death_as_data_error(context.workers), fastest_attention(run.model, run.device, config.precision):
+    run = _Run(learner, batches, config, context, validate, ends, scheduler)
+    with worker_death_as_data_error(context.workers), fastest_attention(learner, run.device, config.precision):
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
-    trained: nn.Module = without_projectors(run.result()).cpu().eval()
+    trained: nn.Module = learner.stripped(run.result()).cpu().eval()
     if config.grad_checkpointing:
         checkpoint_gradients(trained, enable=False)
-    return trained, run.val_top1
+    return trained, run.validated
+
+
+class _Computed(NamedTuple):
+    """A step's loss, its accuracy on labelled samples, 0 to 1, its further means, and its number of samples."""
+
+    loss: float
+    accuracy: float | None
+    means: Mapping[str, float]
+    samples: int
 
 
 class _Run:
@@ -109,34 +113,39 @@ class _Run:
 
     def __init__(
         self,
-        model: nn.Module,
-        objective: ObjectiveFunction,
+        learner: Learner,
         batches: Batches,
         config: Training,
         context: Context,
-        preprocess: Preprocess,
-        val: Dataset | None,
+        validate: Validate | None,
+        ends: Callable[[float], bool] | None,
         scheduler: Callable[[Optimizer], Scheduler] | None,
     ) -> None:
-        self.config, self.context, self.preprocess = config, context, preprocess
+        self.learner, self.batches, self.config, self.context = learner, batches, config, context
         self.is_first = processes.rank() == 0
         self.sharded = sharding.is_asked(context)
-        self.objective, self.batches = objective, batches
-        self.val = val if self.is_first or self.sharded else None
+        self.validate = validate if self.is_first or self.sharded else None
+        self.ends = ends or (lambda loss: False)
         self.device = torch.device(context.device)
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model
+        inner = learner.stripped(learner.model)
         if config.grad_checkpointing:
-            checkpoint_gradients(model)
-        self.ema = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay, use_warmup=True)
+            checkpoint_gradients(inner)
+        learner.compute_as(config)
+        self.ema = (
+            None
+            if config.ema_decay is None
+            else MovingAverage(learner.result(), decay=config.ema_decay, use_warmup=True)
+        )
         self.unsharded: nn.Module | None = None
         if self.sharded:
             sharding.check_can_shard(config)
-            self.unsharded = copy.deepcopy(model)
-        for model in (self.model,) if self.ema is None else (self.model, self.ema.module):
-            self._place(model)
-        self.frozen = freeze(self.model, config)
-        self.optimizer = optimizer_for(self.model, config)
+            self.unsharded = copy.deepcopy(learner.result())
+            for model in (learner.model,) if self.ema is None else (learner.model, self.ema.module):
+                sharding.shard(model, self.device)
+        for module in (learner,) if self.ema is None else (learner, self.ema.module):
+            self._place(module)
+        self.frozen = freeze(inner, config)
+        self.optimizer = optimizer_for(inner, config, _outside(inner, learner))
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
         self.scheduler = (
             scheduler(self.optimizer)
@@ -144,16 +153,16 @@ class _Run:
             else scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
-        self.forward = compiled if self.sharded else processes.parallel(compiled)
-        self.val_top1: float | None = None
+        self.forward = learner if self.sharded else processes.parallel(learner)
+        self.validated: Mapping[str, float] = {}
+        self.names: tuple[str, ...] = ()  # of the learner's further means
         self.step = 0
         self.saved = TrainingState(context)
         self.log = MetricsLog(context.work / METRICS, context.tensorboard if self.is_first else None)
 
     @property
     def trained(self) -> nn.Module:
-        trained: nn.Module = self.model if self.ema is None else self.ema.module
+        trained: nn.Module = self.learner.result() if self.ema is None else self.ema.module
         return trained
 
     def result(self) -> nn.Module:
@@ -164,11 +173,10 @@ class _Run:
         return self.unsharded
 
     def _place(self, module: nn.Module) -> None:
-        """Move a module to the device, or shard it there."""
-        if self.sharded:
-            sharding.shard(module, self.device)
-        else:
-            module.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        """Move a module to the device, unless it is sharded there."""
+        if not self.sharded:
+            layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+            module.to(self.device, memory_format=layout)  # type: ignore[call-overload]
 
     def train(self, save_every_s: float) -> None:
         self._resume()
@@ -182,12 +190,15 @@ class _Run:
                 row.waited_s += time.monotonic() - waits_since
                 row.add(*self._train_on(batch.to(self.device)))
                 bar.advance(1, loss=row.loss, **({} if row.accuracy is None else {"accuracy": row.accuracy}))
+                if self.ends(row.last_loss):
+                    return
                 now = time.monotonic()  # before validation, logs and saves, which are not training time
                 epoch_ended = batches.epoch_of(self.step) > batches.epoch_of(self.step - 1) or self.step == total
-                if epoch_ended and self.val is not None:
-                    self.val_top1 = self._validate()
+                if epoch_ended and self.validate is not None:
+                    self.validated = self.validate(self.trained)
                 if epoch_ended or self.step % every == 0:
-                    self._log(row, now - row_at, self.val_top1 if epoch_ended else None)
+                    self._log(row, now - row_at, self.validated if epoch_ended else {})
+                    self.learner.check(row.means, self.step / total, self._where(self.step))
                     self._mention_spike(last_loss, row.loss)
                     last_loss, row = row.loss, Row()
                     if self._saves(now - saved_at > (save_every_s / 10 if epoch_ended else save_every_s)):
@@ -198,8 +209,8 @@ class _Run:
                 waits_since = time.monotonic()
         _check_finite(self.trained, self)
 
-    def _train_on(self, batch: Batch) -> tuple[float, float | None, int]:
-        """One step. Returns the loss, the accuracy on labelled samples, 0 to 1, and the number of samples."""
+    def _train_on(self, batch: Batch) -> _Computed:
+        """One step."""
         draws = ("step", self.step) if self.is_first else ("step", self.step, processes.rank())
         torch.manual_seed(seed_of(self.config.seed, *draws))
         self.scheduler.step_update(self.step)
@@ -208,7 +219,7 @@ class _Run:
             computed = self._backward(batch, parts)
         except (MemoryError, RuntimeError) as error:
             if sharding.NOT_IN_PARTS in str(error):
-                raise sharding.cannot_shard(self.model, error) from None
+                raise sharding.cannot_shard(self.learner.model, error) from None
             if not is_out_of_memory(error):
                 raise
             computed = None
@@ -220,22 +231,25 @@ class _Run:
             raise self._too_large(batch, parts)
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
+        self.learner.after_step(self.step, self.batches.total_steps)
         if self.ema is not None:
-            self.ema.update(self.model, step=self.step)
-        loss, right, labelled = processes.summed(computed, self.device)
-        return loss, right / labelled if labelled else None, batch.samples_in_all
+            self.ema.update(self.learner.result(), step=self.step)
+        loss, right, labelled, *means = processes.summed(computed, self.device)
+        accuracy = right / labelled if labelled else None
+        return _Computed(loss, accuracy, dict(zip(self.names, means, strict=True)), batch.samples_in_all)
 
     def _backward(self, batch: Batch, parts: int, together: bool = True) -> list[float]:
         """Compute gradients of the whole batch's loss; without `together`, of these rows' share of the loss.
 
-        Returns these rows' share of the loss, their number of right samples, and their number of labelled samples.
+        Returns these rows' share of the loss, their number of right samples, their number of labelled samples, and
+        their share of each further mean.
         """
         self.optimizer.zero_grad()
-        self.model.train()
+        self.learner.train()
         for module in self.frozen:
             module.eval()
         tallies = []
@@ -250,22 +264,15 @@ class _Run:
 
     def _backward_of(self, part: Batch) -> Tensor:
         """Add the part's gradients. Returns the `_tally` of its share of the loss."""
-        images = normalize(part.canvases, self.preprocess).contiguous(memory_format=self.layout)
-        with autocast(self.device, self.config.precision):
-            outputs = self.forward(images)
-        outputs = _float32(outputs)
-        loss = self.objective(outputs, part)
-        if part.whole is not None:
-            loss = loss * (len(part.labels) / part.whole.samples)
+        step: Step = self.forward(part)
+        share = 1.0 if part.whole is None else len(part.labels) / part.whole.samples
+        loss = step.loss if part.whole is None else step.loss * share
         # DDP averages gradients over the ranks, but the whole batch's gradient is the sum of the ranks' shares.
         self.scaler.scale(loss if processes.count() == 1 else loss * processes.count()).backward()  # type: ignore[no-untyped-call]
-        return _tally(loss, heads_of(outputs)[0], part.main_labels)
+        self.names = tuple(step.means)
+        return _tally(loss, step, share)
 
-    def _validate(self) -> float:
-        assert self.val is not None
-        return accuracy(self.trained, self.val, self.preprocess, self.device, self.config.batch_size)
-
-    def _log(self, row: Row, seconds: float, val_top1: float | None) -> None:
+    def _log(self, row: Row, seconds: float, validated: Mapping[str, float]) -> None:
         done = {
             "epoch": self.batches.epoch_of(self.step),
             "step": self.step,
@@ -276,10 +283,8 @@ class _Run:
         }
         if row.accuracy is not None:
             done["top1"] = row.accuracy
-        if val_top1 is not None:
-            done["val_top1"] = val_top1
         if self.is_first:
-            self.log.add(done)
+            self.log.add({**done, **row.means, **validated})
 
     def _learning_rate(self) -> float:
         """The largest learning rate of the parameter groups."""
@@ -302,12 +307,12 @@ class _Run:
         )
 
     def _too_large(self, batch: Batch, parts: int) -> TrainingError:
-        if self.sharded:  # the other ranks wait within their pass, so smaller parts cannot be tried
+        if self.sharded or not self.learner.takes_parts:  # other ranks wait within their pass: no parts can be tried
             return TrainingError(
                 "the memory does not hold this batch",
                 where=self._where(self.step + 1),
                 got=f"{-(-len(batch.labels) // parts)} images at once on {self.device}",
-                next=f"a larger accumulation (now {parts}), grad_checkpointing: true, or more ranks",
+                next=self._way_to_fit(parts),
             )
         fits = self._fitting_parts(batch, parts)
         images = -(-len(batch.labels) // fits) if fits else 0
@@ -318,6 +323,10 @@ class _Run:
             expected=f"{images} images at once, which fit" if fits else "more memory: not even two images fit",
             next=f"set accumulation: {fits}, which keeps the batch of {batch.samples_in_all}" if fits else None,
         )
+
+    def _way_to_fit(self, parts: int) -> str:
+        first = f"a larger accumulation (now {parts})" if self.learner.takes_parts else "a smaller batch_size"
+        return f"{first}, grad_checkpointing: true, or more ranks"
 
     def _too_small(self, batch: Batch, parts: int) -> TrainingError:
         return TrainingError(
@@ -356,15 +365,15 @@ class _Run:
 
     def _save(self) -> None:
         """Save the state. All ranks have to call it if weights are sharded."""
-        _check_finite(self.model, self)
+        _check_finite(self.learner, self)
         learned = {
-            "model": self.model.state_dict(),
+            "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
         }
         state = {
             "step": self.step,
-            "val_top1": self.val_top1,
+            "validated": dict(self.validated),
             "rows": self.log.rows,
             "scaler": self.scaler.state_dict(),
             **sharding.gathered(learned, keep=self.is_first),
@@ -385,12 +394,12 @@ class _Run:
 
     def _take(self, state: State) -> None:
         try:
-            sharding.load(self.model, state["model"])
+            sharding.load(self.learner, state["learner"])
             sharding.load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             if self.ema is not None:
                 sharding.load(self.ema.module, state["ema"])
-            self.step, self.val_top1, self.log.rows = state["step"], state["val_top1"], state["rows"]
+            self.step, self.validated, self.log.rows = state["step"], state["validated"], state["rows"]
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"the saved state does not fit this training: {first_line(error)}",
@@ -414,20 +423,18 @@ def _check_finite(model: nn.Module, run: _Run) -> None:
         raise run.diverged("a weight is not finite", run.step)
 
 
-def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss, the number of right samples and the number of labelled samples: (3,) float64, on the device."""
-    right = logits.detach().argmax(-1) == labels  # never UNLABELLED
-    return torch.stack([loss.detach().double(), right.sum().double(), (labels >= 0).sum().double()])
+def _tally(loss: Tensor, step: Step, share: float) -> Tensor:
+    """The loss, the numbers of right and of labelled samples, and the share of each further mean.
+
+    (3 + means,) float64, on the device.
+    """
+    none = loss.new_zeros((), dtype=torch.float64)
+    counts = [none if count is None else count.double() for count in (step.right, step.labelled)]
+    means = [share * mean.detach().double() for mean in step.means.values()]
+    return torch.stack([loss.detach().double(), *counts, *means])
 
 
-def _float32(outputs: Outputs) -> Outputs:
-    """The outputs in float32 for the loss, whatever autocast returned."""
-    if isinstance(outputs, WithFeatures):
-        answer = _float32(outputs.answer)
-        assert not isinstance(answer, WithFeatures)
-        return WithFeatures(
-            answer, {term: [feature_map.float() for feature_map in maps] for term, maps in outputs.features.items()}
-        )
-    if isinstance(outputs, TwoLogits):
-        return TwoLogits(*(logits.float() for logits in outputs))
-    return outputs.float()
+def _outside(inner: nn.Module, learner: Learner) -> list[nn.Parameter]:
+    """The learner's trained parameters outside of the model that is saved, such as projectors."""
+    inside = {id(parameter) for parameter in inner.parameters()}
+    return [other for other in learner.parameters() if id(other) not in inside and other.requires_grad]

@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
 from torch.optim import Optimizer
 
 from edgevit.configs import Training
 from edgevit.context import Context
-from edgevit.errors import TrainingError
+from edgevit.errors import Diverged, TrainingError
 from edgevit.progress import Bar, SilentProgress
-from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.setup import TrainingSetup
-from edgevit.training.objectives import ObjectiveFunction, Outputs
 
 # fastai's values with two changes. A start at 1e-6, where no optimizer learns yet, leaves more steps for useful rates.
 # fastai's smoothing of 0.98 would show a change of the loss late, after half the test.
@@ -83,26 +79,27 @@ def range_test(
     """
     growth = (highest / lowest) ** (1 / (steps - 1))
     rates = tuple(lowest * growth**step for step in range(steps))
-    enough = math.ceil((steps + 1) * config.batch_size / len(setup.streams[0].dataset))
+    enough = math.ceil(steps * config.batch_size / len(setup.streams[0].dataset))
     changes = {"epochs": max(config.epochs, enough), "learning_rate": lowest, "ema_decay": None, "compile": False}
     with (
         tempfile.TemporaryDirectory(prefix="edgevit-") as folder,
         context.progress.bar(context.stage_id or "training", steps, "steps") as bar,
-        suppress(_Ended),
     ):
-        watched = _Watched(setup.objective, rates, bar)
-        fit(
-            setup.model,
-            watched,
-            setup.streams,
-            config.model_copy(update=changes),
-            replace(context, work=Path(folder), tensorboard=None, progress=SilentProgress()),
-            preprocess=setup.start.preprocess,
-            canvas=setup.canvas,
-            out=Path(folder),
-            save_every_s=math.inf,
-            scheduler=lambda optimizer: _Rising(optimizer, growth),
-        )
+        watched = _Watched(rates, bar)
+        try:
+            fit(
+                setup.learner,
+                setup.streams,
+                config.model_copy(update=changes),
+                replace(context, work=Path(folder), tensorboard=None, progress=SilentProgress()),
+                out=Path(folder),
+                canvas=setup.canvas,
+                ends=watched.ends,
+                save_every_s=math.inf,
+                scheduler=lambda optimizer: _Rising(optimizer, growth),
+            )
+        except Diverged:
+            watched.diverged = True
     if not watched.losses:
         raise TrainingError(
             "the loss is not finite from the start, whatever the learning rate",
@@ -111,10 +108,6 @@ def range_test(
         )
     done = len(watched.losses)
     return RangeTest(rates[:done], tuple(watched.losses), tuple(watched.smoothed), watched.diverged)
-
-
-class _Ended(Exception):
-    """Ends the training of a range test."""
 
 
 class _Rising(Scheduler):
@@ -129,35 +122,20 @@ class _Rising(Scheduler):
 
 
 class _Watched:
-    """An objective that records the loss of each step, and ends the training after the last step or at divergence."""
+    """The losses of the steps. The training ends after the last step or at divergence."""
 
-    def __init__(self, objective: ObjectiveFunction, rates: Sequence[float], bar: Bar) -> None:
-        self._objective, self._rates, self._bar = objective, rates, bar
-        self._parts: list[tuple[float, int]] = []  # loss and number of samples of each part of this step's batch
+    def __init__(self, rates: Sequence[float], bar: Bar) -> None:
+        self._rates, self._bar = rates, bar
         self._average = 0.0
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self.diverged = False
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        if batch.step > len(self.losses):
-            self._end_step()
-        loss = self._objective(outputs, batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self.diverged = True
-            raise _Ended
-        self._parts.append((value, len(batch.labels)))
-        return loss
-
-    def _end_step(self) -> None:
-        samples = sum(count for _, count in self._parts)
-        loss = sum(value * count for value, count in self._parts) / samples
-        self._parts = []
+    def ends(self, loss: float) -> bool:
+        """Take the loss of a step. Returns whether the test ends here."""
         self.losses.append(loss)
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
         self.smoothed.append(self._average / (1 - SMOOTHING ** len(self.losses)))
         self._bar.advance(1, loss=self.smoothed[-1], learning_rate=self._rates[len(self.losses) - 1])
         self.diverged = self.smoothed[-1] > DIVERGED * min(self.smoothed)
-        if self.diverged or len(self.losses) == len(self._rates):
-            raise _Ended
+        return self.diverged or len(self.losses) == len(self._rates)

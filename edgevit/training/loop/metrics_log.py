@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgevit.training.loop.event_files import EventFile
@@ -15,12 +16,15 @@ class Row:
 
     def __init__(self) -> None:
         self.steps, self.samples, self._loss, self._right, self.waited_s = 0, 0, 0.0, list[float](), 0.0
+        self.last_loss, self._means = 0.0, dict[str, float]()
 
-    def add(self, loss: float, right: float | None, samples: int) -> None:
-        """Add a step: its loss, the share of labelled samples that were right, and its number of samples."""
+    def add(self, loss: float, right: float | None, means: Mapping[str, float], samples: int) -> None:
+        """Add a step: its loss, the share of labelled samples that were right, further means, and its samples."""
         self.steps += 1
         self.samples += samples
+        self.last_loss = loss
         self._loss += loss
+        self._means = {name: self._means.get(name, 0.0) + mean for name, mean in means.items()}
         if right is not None:
             self._right.append(right)
 
@@ -28,6 +32,11 @@ class Row:
     def loss(self) -> float:
         """The mean loss of the steps."""
         return self._loss / self.steps
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The learner's further means over the steps, by their names."""
+        return {name: total / self.steps for name, total in self._means.items()}
 
     @property
     def accuracy(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from timm.models import group_parameters
@@ -15,15 +16,14 @@ from torch.optim import Optimizer
 from edgevit.configs import Training
 from edgevit.errors import RecipeError, did_you_mean
 from edgevit.models.timm_models import classifier_prefixes, timm_model
-from edgevit.training.distillation.feature_projectors import StudentWithProjectors, without_projectors
 
 SECOND_ORDER = ("adahessian",)
 
 
-def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
-    """timm's optimizer `config.optimizer` over the parameters that are not frozen.
+def optimizer_for(model: nn.Module, config: Training, others: Sequence[nn.Parameter] = ()) -> Optimizer:
+    """timm's optimizer `config.optimizer` over the model's parameters that are not frozen, and the `others`.
 
-    Norms, biases, projectors and the parameters that the model lists (position embeddings, tokens) have no weight
+    The others, norms, biases and the parameters that the model lists (position embeddings, tokens) have no weight
     decay. With `layer_decay`, each layer's rate is this factor times the rate of the next layer (Bao et al. 2022,
     BEiT).
 
@@ -38,7 +38,7 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
         )
     try:
         optimizer: Optimizer = create_optimizer_v2(
-            timm_model(without_projectors(model)),
+            timm_model(model),
             opt=config.optimizer,
             lr=config.peak_learning_rate,
             weight_decay=config.weight_decay,
@@ -57,8 +57,8 @@ def optimizer_for(model: nn.Module, config: Training) -> Optimizer:
             expected="a name such as adamw, sgd, lamb or lion",
             next=did_you_mean(config.optimizer, map(str, list_optimizers())),
         ) from None
-    if isinstance(model, StudentWithProjectors) and len(model.projectors):
-        optimizer.add_param_group({"params": list(model.projectors.parameters())})
+    if others:
+        optimizer.add_param_group({"params": list(others)})
     return optimizer
 
 
@@ -93,7 +93,7 @@ def checkpoint_gradients(model: nn.Module, enable: bool = True) -> None:
     Raises:
         RecipeError: timm does not support it for this model.
     """
-    inner = timm_model(without_projectors(model))
+    inner = timm_model(model)
     try:
         inner.set_grad_checkpointing(enable)  # type: ignore[operator]
     except (AttributeError, AssertionError):
@@ -121,7 +121,7 @@ def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
     Raises:
         RecipeError: nothing would be left to train.
     """
-    inner = timm_model(without_projectors(model))
+    inner = timm_model(model)
     if config.freeze is not None:
         _freeze(inner, config.freeze)
     return [module for module in inner.modules() if _is_frozen(module)]

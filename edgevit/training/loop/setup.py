@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from edgevit.artifacts import Artifact, Preprocess
-from edgevit.configs import Distill, Distillation, Train, Training
+from edgevit.configs import ClassifierTraining, Distill, Distillation, Train, Training
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset
@@ -19,10 +18,12 @@ from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.training.class_balance import check_every_class_has_samples, class_balance
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.feature_projectors import with_projectors
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher, common_canvas
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
+from edgevit.training.loop.learner import Learner
 from edgevit.training.loop.streams import (
     class_counts,
     distillation_streams,
@@ -31,8 +32,9 @@ from edgevit.training.loop.streams import (
     student_classes,
     validation_set,
 )
+from edgevit.training.loop.validation import VAL_TOP1, top1_on
 from edgevit.training.losses import LabelLoss, cross_entropy
-from edgevit.training.objectives import ObjectiveFunction, distillation_objective, label_objective
+from edgevit.training.objectives import distillation_objective, label_objective
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,15 @@ class TrainingSetup:
 
     Attributes:
         start: the model before training.
-        model: the module to train: `start.module`, with projectors if a term of the loss compares features.
+        learner: trains `start.module`, with projectors if a term of the loss compares features.
         canvas: the size of the views; the model's input size if None.
         val: the data set for validation after each epoch.
         unnamed: whether the classes have no names; they are then the positions of the outputs.
     """
 
     start: BuiltModel
-    model: nn.Module
+    learner: Learner
     classes: tuple[str, ...]
-    objective: ObjectiveFunction
     streams: Sequence[TrainingStream]
     canvas: Preprocess | None = None
     val: Dataset | None = None
@@ -58,18 +59,13 @@ class TrainingSetup:
 
     def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
         """Train the model. Returns it and its accuracy on `val`; see `fit`."""
-        trained, val_top1 = fit(
-            self.model,
-            self.objective,
-            self.streams,
-            config,
-            context,
-            preprocess=self.start.preprocess,
-            canvas=self.canvas,
-            out=out,
-            val=self.val,
+        validate = None
+        if self.val is not None:
+            validate = top1_on(self.val, self.start.preprocess, context.device, config.batch_size)
+        trained, validated = fit(
+            self.learner, self.streams, config, context, out=out, canvas=self.canvas, validate=validate
         )
-        return self.start._replace(module=trained), val_top1
+        return self.start._replace(module=trained), validated.get(VAL_TOP1)
 
 
 def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingSetup:
@@ -85,11 +81,11 @@ def supervised_setup(config: Train, inputs: Mapping[str, Artifact]) -> TrainingS
         seed=config.seed,
     )
     streams = sampled([labelled_stream(data)], config.sampling)
+    objective = label_objective(len(data.classes), config.label_smoothing, label_loss(config, streams))
     return TrainingSetup(
         start=start,
-        model=start.module,
+        learner=ClassifierLearner(start.module, objective, start.preprocess),
         classes=data.classes,
-        objective=label_objective(len(data.classes), config.label_smoothing, label_loss(config, streams)),
         streams=streams,
         val=_validation_set(inputs, data.classes),
     )
@@ -136,11 +132,11 @@ def taught(
     objective = distillation_objective(
         config.objectives, teacher, len(classes), config.label_smoothing, label_loss(config, streams)
     )
+    student = with_projectors(start, config.objectives, teacher.channels, config.seed)
     setup = TrainingSetup(
         start=start,
-        model=with_projectors(start, config.objectives, teacher.channels, config.seed),
+        learner=ClassifierLearner(student, objective, start.preprocess),
         classes=classes,
-        objective=objective,
         streams=streams,
         canvas=canvas,
         val=_validation_set(inputs, classes),
@@ -149,7 +145,7 @@ def taught(
     return setup, teacher
 
 
-def label_loss(config: Training, streams: Sequence[TrainingStream]) -> LabelLoss:
+def label_loss(config: ClassifierTraining, streams: Sequence[TrainingStream]) -> LabelLoss:
     """The cross-entropy with labels, corrected for classes of unequal size as a stage asks.
 
     Raises:

@@ -12,6 +12,7 @@ from edgevit.errors import RecipeError
 from edgevit.models import create_model
 from edgevit.models.distillation_token import TwoLogits
 from edgevit.models.taps import checked_taps, forward_with_taps
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.feature_projectors import (
     StudentWithProjectors,
     WithFeatures,
@@ -101,12 +102,10 @@ def test_vit_learns_features_of_a_resnet_and_comes_back_without_projectors(tmp_p
     }
     before = {key: value.clone() for key, value in model.projectors.state_dict().items()}
     trained, _ = fit(
-        model,
-        distillation_objective(TERMS, teacher, 3),
+        ClassifierLearner(model, distillation_objective(TERMS, teacher, 3), built.preprocess),
         [TrainingStream(blobs())],
         train_config(epochs=1),
         Context(work=tmp_path),
-        preprocess=built.preprocess,
         out=tmp_path,
     )
     assert trained is built.module

@@ -39,8 +39,8 @@ def test_teacher_sees_the_students_canvas_in_its_own_size_and_normalization() ->
         built.module, IOSpec.for_classifier(preprocess, ("c", "a", "b")), ("a", "b", "c"), torch.device("cpu")
     )
     batch = Batches([TrainingStream(blobs())], tiny_vit().preprocess, None, 4, 1, 0)[0]
-    assert batch.canvases.shape == (4, 16, 16, 3)
-    expected = built.module(normalize(batch.canvases, preprocess))[:, [1, 2, 0]]
+    assert batch.views[0].shape == (4, 16, 16, 3)
+    expected = built.module(normalize(batch.views[0], preprocess))[:, [1, 2, 0]]
     assert torch.equal(teacher(batch).logits, expected)
     assert not teacher(batch).logits.requires_grad
     assert not any(parameter.requires_grad for parameter in built.module.parameters())
@@ -55,7 +55,7 @@ def test_plain_teacher_says_of_every_view_what_a_live_one_says_of_the_plain_imag
     plain = Batches(streams, built.preprocess, None, 7, 1, seed=4)[2]
     views = Batches(streams, built.preprocess, Augmentation(scale=(0.2, 0.5)), 7, 1, seed=4)[2]
     assert torch.equal(plain.samples, views.samples)
-    assert not torch.equal(plain.canvases, views.canvases)
+    assert not torch.equal(plain.views[0], views.views[0])
     expected = live(plain)
     for answer in (teacher(plain), teacher(views)):
         assert answer.logits is not None

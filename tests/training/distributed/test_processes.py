@@ -43,6 +43,7 @@ from edgevit.models import create_model
 from edgevit.pipeline import ingredients_of
 from edgevit.progress import PlainProgress
 from edgevit.sealed_files import opened_sealed
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.feature_projectors import teacher_taps, with_projectors
 from edgevit.training.distillation.teacher_cache import CachedTeacher
 from edgevit.training.distillation.teachers import LiveTeacher, PlainTeacher, Teacher
@@ -54,6 +55,7 @@ from edgevit.training.loop.optimization import optimizer_for
 from edgevit.training.loop.setup import label_loss
 from edgevit.training.loop.streams import sampled
 from edgevit.training.loop.training_state import TrainingState
+from edgevit.training.loop.validation import top1_on
 from edgevit.training.objectives import ObjectiveFunction, Outputs, distillation_objective, label_objective
 from tests.learning import blobs, published_checkpoint, tiny_token_vit, tiny_vit, train_config, unbalanced_blobs
 
@@ -96,9 +98,9 @@ def fitted(
 ) -> nn.Module:
     config = train_config(**{"epochs": 3, "optimizer": "sgd", "learning_rate": 0.1, **changes})
     at = replace(context, work=folder)
-    trained, _ = fit(
-        model, objective, streams, config, at, preprocess=PREPROCESS, out=folder, val=val, save_every_s=save_every_s
-    )
+    learner = ClassifierLearner(model, objective, PREPROCESS)
+    validate = None if val is None else top1_on(val, PREPROCESS, "cpu", config.batch_size)
+    trained, _ = fit(learner, streams, config, at, out=folder, validate=validate, save_every_s=save_every_s)
     assert isinstance(model, FSDPModule) == is_asked(context)
     return trained
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.configs import Augmentation
+from edgevit.configs import Augmentation, ViewSpec
 from edgevit.errors import DataError, RecipeError
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, batch_shares, worker_death_as_data_error
 from tests.learning import blobs, tiny_vit
@@ -21,15 +22,22 @@ CANVAS = tiny_vit().preprocess
 MIXING = Augmentation(mixup=0.8, cutmix=1.0)
 
 
-def batches(augmentation: Augmentation | None = MIXING, epochs: int = 3, part: int = 0, parts: int = 1) -> Batches:
+def batches(
+    augmentation: Augmentation | None = MIXING,
+    epochs: int = 3,
+    part: int = 0,
+    parts: int = 1,
+    views: Sequence[ViewSpec] = (),
+) -> Batches:
     streams = [TrainingStream(blobs(per_class=3), 0.6), TrainingStream(blobs("blobs.pool", 5, labelled=False), 0.4)]
-    return Batches(streams, CANVAS, augmentation, batch_size=5, epochs=epochs, seed=4, part=part, parts=parts)
+    return Batches(streams, CANVAS, augmentation, 5, epochs, seed=4, part=part, parts=parts, views=views)
 
 
 def same(ours: Batch, theirs: Batch) -> bool:
+    pairs = zip((*ours.views, *ours[1:]), (*theirs.views, *theirs[1:]), strict=True)
     return all(
         torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right  # type: ignore[arg-type]
-        for left, right in zip(ours, theirs, strict=True)
+        for left, right in pairs
     )
 
 
@@ -74,26 +82,26 @@ def test_labels_of_the_pool_are_hidden() -> None:
 
 def test_views_of_a_sample_differ_from_pass_to_pass() -> None:
     made = list(batches(Augmentation()).load(0, workers=0))
-    views = [batch.canvases[i] for batch in made for i in range(5) if batch.streams[i] == 0 and batch.samples[i] == 2]
+    views = [batch.views[0][i] for batch in made for i in range(5) if batch.streams[i] == 0 and batch.samples[i] == 2]
     assert len(views) == 3
     assert not torch.equal(views[0], views[1])
 
 
 def test_mixup_is_the_mixture_that_it_says() -> None:
-    plain = batches(Augmentation())[2].canvases.float()
+    plain = batches(Augmentation())[2].views[0].float()
     mixed = batches(Augmentation(mixup=0.8))[2]
     share = mixed.own_share.view(-1, 1, 1, 1)
-    torch.testing.assert_close(mixed.canvases, share * plain + (1 - share) * plain[mixed.partners])
+    torch.testing.assert_close(mixed.views[0], share * plain + (1 - share) * plain[mixed.partners])
     assert 0 < mixed.own_share[0] < 1
     assert torch.equal(mixed.streams, mixed.streams[mixed.partners])
 
 
 def test_cutmix_share_is_the_share_of_pixels() -> None:
     for step in range(9):
-        plain, mixed = batches(Augmentation())[step].canvases.float(), batches(Augmentation(cutmix=1.0))[step]
+        plain, mixed = batches(Augmentation())[step].views[0].float(), batches(Augmentation(cutmix=1.0))[step]
         for i, partner in enumerate(mixed.partners.tolist()):
-            own = (mixed.canvases[i] == plain[i]).all(-1)
-            theirs = (mixed.canvases[i] == plain[partner]).all(-1)
+            own = (mixed.views[0][i] == plain[i]).all(-1)
+            theirs = (mixed.views[0][i] == plain[partner]).all(-1)
             assert (own | theirs).all()
             if partner != i:
                 assert float(mixed.own_share[i]) <= float(own.float().mean()) + 1e-6
@@ -134,7 +142,7 @@ def test_repeated_samples_stand_together_in_views_of_their_own() -> None:
     for batch in repeated.load(0, workers=0):
         for first in (0, 3, 6):
             assert len(set(batch.samples[first : first + 3].tolist())) == 1
-            assert not torch.equal(batch.canvases[first], batch.canvases[first + 1])
+            assert not torch.equal(batch.views[0][first], batch.views[0][first + 1])
             seen.append(int(batch.samples[first]))
     assert sorted(seen) == list(range(9))
 
@@ -142,7 +150,7 @@ def test_repeated_samples_stand_together_in_views_of_their_own() -> None:
 def test_first_of_the_repeats_is_the_view_that_would_stand_alone() -> None:
     alone = Batches([TrainingStream(blobs(per_class=3))], CANVAS, Augmentation(), 3, 3, seed=4)[0]
     repeated = Batches([TrainingStream(blobs(per_class=3))], CANVAS, Augmentation(repeats=2), 6, 3, seed=4)[0]
-    assert torch.equal(alone.canvases, repeated.canvases[::2])
+    assert torch.equal(alone.views[0], repeated.views[0][::2])
 
 
 def test_some_batches_are_mixed_where_so_many_should_be() -> None:
@@ -158,7 +166,7 @@ def test_parts_hold_every_sample_once_and_each_its_share_of_every_stream() -> No
     assert all(set(part.streams.tolist()) == {0, 1} for part in parts)
     for part in parts:
         assert torch.equal(part.partner_labels, batch.labels[part.partners])
-        assert torch.equal(part.canvases, batch.canvases[part.rows])
+        assert torch.equal(part.views[0], batch.views[0][part.rows])
 
 
 def test_batch_says_how_much_of_the_training_is_behind() -> None:
@@ -221,3 +229,17 @@ def test_pinned_batches_are_the_same(workers: int) -> None:
     for ours, theirs in zip(batches().load(0, workers=0), made, strict=True):
         assert same(ours, theirs)
         assert all(one.is_pinned() for one in theirs if isinstance(one, torch.Tensor))
+
+
+def test_views_of_a_row_are_draws_of_their_own_and_the_first_is_as_without_views() -> None:
+    augmentation = Augmentation(scale=(0.5, 0.6))
+    specs = [ViewSpec(count=2, scale=(0.5, 0.6)), ViewSpec(count=1, size=8, scale=(0.1, 0.2))]
+    alone, several = batches(augmentation), batches(augmentation, views=specs)
+    for step in range(3):
+        first, second, small = several[step].views
+        assert torch.equal(first, alone[step].views[0])
+        assert not torch.equal(first, second)
+        assert small.shape == (len(first), 8, 8, 3)
+        assert torch.equal(several[step].labels, alone[step].labels)
+    part = batches(augmentation, views=specs, part=1, parts=2)[0]
+    assert all(torch.equal(ours, whole[1::2]) for ours, whole in zip(part.views, several[0].views, strict=True))

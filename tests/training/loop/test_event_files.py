@@ -13,9 +13,11 @@ import pytest
 
 from edgevit.context import Context
 from edgevit.errors import MissingDependency
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.event_files import check_tensorboard
 from edgevit.training.loop.fit import fit
+from edgevit.training.loop.validation import top1_on
 from edgevit.training.objectives import Outputs, label_objective
 from tests.learning import blobs, tiny_vit, train_config
 
@@ -55,14 +57,16 @@ def test_events_are_there_while_training_goes_on_and_once_after_it_went_on(tmp_p
 def train(folder: Path, objective: object = None) -> None:
     context = Context(workers=0, tensorboard=folder / "curves", recipe_name="recipe").at("stage", folder, folder)
     fit(
-        tiny_vit().module,
-        objective or label_objective(3),  # type: ignore[arg-type]
+        ClassifierLearner(
+            tiny_vit().module,
+            objective or label_objective(3),  # type: ignore[arg-type]
+            tiny_vit().preprocess,
+        ),
         [TrainingStream(blobs())],
         train_config(epochs=4),
         context,
-        preprocess=tiny_vit().preprocess,
         out=folder,
-        val=blobs("blobs.val", seed=9),
+        validate=top1_on(blobs("blobs.val", seed=9), tiny_vit().preprocess, "cpu", 6),
         save_every_s=0.0,
     )
 

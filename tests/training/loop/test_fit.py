@@ -29,9 +29,11 @@ from edgevit.errors import DataError, RecipeError, TrainingError
 from edgevit.inference.over_dataset import accuracy
 from edgevit.models import create_model
 from edgevit.progress import progress_for
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.training_state import TrainingState
+from edgevit.training.loop.validation import VAL_TOP1, top1_on
 from edgevit.training.objectives import Outputs, label_objective
 from tests.learning import Killed, blobs, killed_in, tiny_token_vit, tiny_vit, train_config
 
@@ -40,17 +42,17 @@ def trained(
     folder: Path, val: Dataset | None = None, workers: int = 0, model: nn.Module | None = None, **changes: Any
 ) -> tuple[nn.Module, float | None]:
     folder.mkdir(parents=True, exist_ok=True)
-    return fit(
-        model or tiny_vit(drop_rate=0.1).module,
-        label_objective(3),
+    preprocess = tiny_vit().preprocess
+    after, validated = fit(
+        ClassifierLearner(model or tiny_vit(drop_rate=0.1).module, label_objective(3), preprocess),
         [TrainingStream(blobs())],
         train_config(**changes),
         Context(work=folder, workers=workers),
-        preprocess=tiny_vit().preprocess,
         out=folder,
-        val=val,
+        validate=None if val is None else top1_on(val, preprocess, "cpu", 6),
         save_every_s=0.0,
     )
+    return after, validated.get(VAL_TOP1)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -149,14 +151,14 @@ def test_run_that_was_broken_off_ends_as_an_unbroken_one(
     broken.mkdir()
     with pytest.raises(Killed):
         fit(
-            tiny_vit(drop_rate=0.1).module,
-            killed_in(killed_at, label_objective(3)),
+            ClassifierLearner(
+                tiny_vit(drop_rate=0.1).module, killed_in(killed_at, label_objective(3)), tiny_vit().preprocess
+            ),
             [TrainingStream(blobs())],
             train_config(**changes),
             Context(work=broken),
-            preprocess=tiny_vit().preprocess,
             out=broken,
-            val=val,
+            validate=top1_on(val, tiny_vit().preprocess, "cpu", 6),
             save_every_s=0.0,
         )
     resumed, _ = trained(broken, val, **changes)
@@ -171,9 +173,10 @@ KILLABLE = """
 import sys, time
 from pathlib import Path
 from edgevit.context import Context
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.objectives import Outputs, label_objective
+from edgevit.training.objectives import label_objective
 from tests.learning import blobs, tiny_vit, train_config
 
 def slow(outputs, batch):
@@ -182,8 +185,8 @@ def slow(outputs, batch):
 
 folder = Path(sys.argv[1])
 print("starts", flush=True)
-fit(tiny_vit(drop_rate=0.1).module, slow, [TrainingStream(blobs())], train_config(epochs=30), Context(work=folder),
-    preprocess=tiny_vit().preprocess, out=folder, save_every_s=0.0)
+learner = ClassifierLearner(tiny_vit(drop_rate=0.1).module, slow, tiny_vit().preprocess)
+fit(learner, [TrainingStream(blobs())], train_config(epochs=30), Context(work=folder), out=folder, save_every_s=0.0)
 """
 
 
@@ -236,12 +239,10 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     folder.mkdir(exist_ok=True)
     with pytest.raises(DataError, match="a process that loads images died") as caught:
         fit(
-            tiny_vit().module,
-            killing,
+            ClassifierLearner(tiny_vit().module, killing, tiny_vit().preprocess),
             [TrainingStream(blobs())],
             train_config(epochs=30),
             Context(work=folder, workers=2),
-            preprocess=tiny_vit().preprocess,
             out=folder,
             save_every_s=0.0,
         )
@@ -289,12 +290,10 @@ def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_
 
     with pytest.raises(TrainingError) as caught:
         fit(
-            tiny_vit().module,
-            poisoned,
+            ClassifierLearner(tiny_vit().module, poisoned, tiny_vit().preprocess),
             [TrainingStream(blobs())],
             train_config(epochs=3, schedule="constant", warmup_fraction=0),
             Context(work=tmp_path, stage_id="teacher"),
-            preprocess=tiny_vit().preprocess,
             out=tmp_path,
             save_every_s=0.0,
         )
@@ -307,7 +306,7 @@ def test_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tmp_
     state = TrainingState(Context(work=tmp_path)).load()
     assert state is not None
     assert state["step"] == 5
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    assert all(torch.isfinite(value).all() for value in state["learner"].values())
 
 
 def test_rate_that_is_far_too_high_ends_in_an_error_not_in_a_checkpoint(tmp_path: Path) -> None:
@@ -351,12 +350,10 @@ def test_weight_that_broke_in_the_last_step_names_that_step_and_its_rate(tmp_pat
 
     with pytest.raises(TrainingError, match="a weight is not finite") as caught:
         fit(
-            model,
-            breaks_the_last,
+            ClassifierLearner(model, breaks_the_last, tiny_vit().preprocess),
             [TrainingStream(blobs())],
             train_config(epochs=1, schedule="constant", warmup_fraction=0),
             Context(work=tmp_path),
-            preprocess=tiny_vit().preprocess,
             out=tmp_path,
         )
     assert "step 4 of 4" in str(caught.value)
@@ -381,12 +378,10 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     built = create_model("resnet18", 3, 32)
     before = {key: value.clone() for key, value in built.module.state_dict().items()}
     after, _ = fit(
-        built.module,
-        label_objective(3),
+        ClassifierLearner(built.module, label_objective(3), built.preprocess),
         [TrainingStream(blobs())],
         train_config(epochs=1, freeze=5),
         Context(work=tmp_path),
-        preprocess=built.preprocess,
         out=tmp_path,
     )
     changed = {key.split(".")[0] for key, value in after.state_dict().items() if not torch.equal(value, before[key])}
@@ -407,12 +402,10 @@ def test_half_precision_learns(tmp_path: Path, precision: str) -> None:
 def test_layout_in_memory_changes_nothing_but_rounding(tmp_path: Path) -> None:
     one, other = (
         fit(
-            create_model("resnet18", 3, 32).module,
-            label_objective(3),
+            ClassifierLearner(create_model("resnet18", 3, 32).module, label_objective(3), tiny_vit().preprocess),
             [TrainingStream(blobs())],
             train_config(epochs=1, optimizer="sgd", learning_rate=1e-3, channels_last=last),
             Context(work=tmp_path / str(last)),
-            preprocess=tiny_vit().preprocess,
             out=made(tmp_path / str(last)),
         )[0]
         for last in (False, True)
@@ -431,12 +424,10 @@ def test_loss_that_leaps_up_is_said(tmp_path: Path) -> None:
 
     said = io.StringIO()
     fit(
-        tiny_vit().module,
-        leaps,
+        ClassifierLearner(tiny_vit().module, leaps, tiny_vit().preprocess),
         [TrainingStream(blobs())],
         train_config(),
         Context(work=tmp_path, progress=progress_for(said)),
-        preprocess=tiny_vit().preprocess,
         out=tmp_path,
     )
     assert "the loss rose from" in said.getvalue()

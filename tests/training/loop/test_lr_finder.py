@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from edgevit.configs import Training
 from edgevit.context import Context
 from edgevit.errors import TrainingError
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.lr_finder import RangeTest, range_test
 from edgevit.training.loop.setup import TrainingSetup
-from edgevit.training.objectives import Outputs, label_objective
+from edgevit.training.objectives import ObjectiveFunction, Outputs, label_objective
 from tests.learning import blobs, tiny_vit, train_config
 
 MOMENTUM = 0.9  # of timm's sgd, which is Nesterov's
@@ -44,13 +44,22 @@ def quadratic(curvature: float) -> Callable[[Outputs, Batch], Tensor]:
 
 
 def on_quadratic(curvature: float, **how: float) -> RangeTest:
-    setup = replace(vit_setup(), model=Point(), objective=quadratic(curvature))
-    return range_test(setup, train_config(optimizer="sgd", weight_decay=0), Context(workers=0), **how)  # type: ignore[arg-type]
+    return range_test(
+        with_objective(quadratic(curvature), Point()),
+        train_config(optimizer="sgd", weight_decay=0),
+        Context(workers=0),
+        **how,  # type: ignore[arg-type]
+    )
 
 
 def vit_setup() -> TrainingSetup:
+    return with_objective(label_objective(3), tiny_vit().module)
+
+
+def with_objective(objective: ObjectiveFunction, model: nn.Module) -> TrainingSetup:
     built = tiny_vit()
-    return TrainingSetup(built, built.module, ("a", "b", "c"), label_objective(3), [TrainingStream(blobs())])
+    learner = ClassifierLearner(model, objective, built.preprocess)
+    return TrainingSetup(built, learner, ("a", "b", "c"), [TrainingStream(blobs())])
 
 
 def on_vit(config: Training, steps: int = 20, **how: float) -> RangeTest:
@@ -118,7 +127,7 @@ def test_no_rate_is_suggested_where_the_loss_is_noise() -> None:
         assert isinstance(outputs, Tensor)
         return outputs.sum() * 0 + 1 + torch.rand((), generator=torch.Generator().manual_seed(batch.step))
 
-    found = range_test(replace(vit_setup(), objective=noise), train_config(), Context(workers=0))
+    found = range_test(with_objective(noise, tiny_vit().module), train_config(), Context(workers=0))
     assert found.suggestion is None
     assert len(found.losses) == 100
 
@@ -129,7 +138,7 @@ def test_a_loss_that_is_never_finite_is_said() -> None:
         return outputs.sum() * float("nan")
 
     with pytest.raises(TrainingError, match="not finite from the start"):
-        range_test(replace(vit_setup(), objective=broken), train_config(), Context(workers=0))
+        range_test(with_objective(broken, tiny_vit().module), train_config(), Context(workers=0))
 
 
 def test_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from edgevit.configs import Augmentation
 from edgevit.context import Context
 from edgevit.data import epoch_order
 from edgevit.errors import DataError, RecipeError
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batches, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.sampling import ClassBalanced, Shuffled
@@ -83,7 +84,7 @@ def test_ranks_see_the_samples_of_one_process(parts: int) -> None:
         for part in range(parts):
             batch, expected = balanced_batches(part, parts)[step], together.part(part, parts)
             assert torch.equal(batch.samples, expected.samples)
-            assert torch.equal(batch.canvases, expected.canvases)
+            assert torch.equal(batch.views[0], expected.views[0])
 
 
 def test_each_batch_has_each_class_equally_often_in_streams_with_labels() -> None:
@@ -96,7 +97,7 @@ def test_each_batch_has_each_class_equally_often_in_streams_with_labels() -> Non
 
 def test_an_image_that_comes_twice_in_a_batch_comes_in_two_views() -> None:
     batch = balanced_batches(augmentation=Augmentation(scale=(0.2, 0.5)))[0]
-    rare = batch.canvases[(batch.labels == 2) & (batch.streams == 0)]
+    rare = batch.views[0][(batch.labels == 2) & (batch.streams == 0)]
     assert len(rare) == 2  # of one image
     assert not torch.equal(rare[0], rare[1])
 
@@ -119,12 +120,10 @@ def test_sampling_without_labels_or_without_a_class_is_refused() -> None:
 def trained(folder: Path, killed_at: int = 0) -> nn.Module:
     folder.mkdir(exist_ok=True)
     model, _ = fit(
-        tiny_vit(drop_rate=0.1).module,
-        killed_in(killed_at, label_objective(3)),
+        ClassifierLearner(tiny_vit(drop_rate=0.1).module, killed_in(killed_at, label_objective(3)), CANVAS),
         sampled([TrainingStream(unbalanced_blobs())], "balanced"),
         train_config(epochs=4),
         Context(work=folder, workers=0),
-        preprocess=CANVAS,
         out=folder,
         save_every_s=0.0,
     )

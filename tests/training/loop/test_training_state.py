@@ -17,6 +17,7 @@ from edgevit.context import Context
 from edgevit.errors import ArtifactError
 from edgevit.progress import PlainProgress
 from edgevit.sealed_files import write_sealed
+from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.training_state import LAST, PREVIOUS, TrainingState
@@ -36,12 +37,14 @@ class Training:
 
     def run(self, killed_after: int = STEPS, seed: int = 0) -> dict[str, torch.Tensor]:
         trained, _ = fit(
-            tiny_vit(drop_rate=0.1).module,
-            killed_in(killed_after + 1, label_objective(3)),
+            ClassifierLearner(
+                tiny_vit(drop_rate=0.1).module,
+                killed_in(killed_after + 1, label_objective(3)),
+                tiny_vit().preprocess,
+            ),
             [TrainingStream(blobs())],
             train_config(ema_decay=0.9, seed=seed),
             self.context,
-            preprocess=tiny_vit().preprocess,
             out=self.context.work,
             save_every_s=0.0,
         )

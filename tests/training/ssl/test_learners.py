@@ -1,0 +1,195 @@
+"""Learners of pre-training: they learn, resume to equal bits, and stop where their outputs collapse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgevit.configs import Pretrain, ViewSpec
+from edgevit.context import Context
+from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.errors import RecipeError, TrainingError
+from edgevit.models import create_model
+from edgevit.models.creation import BuiltModel
+from edgevit.training.loop.batches import Batch, TrainingStream
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.metrics_log import METRICS
+from edgevit.training.ssl.learners import DinoLearner, MaeLearner, MocoLearner, SelfSupervised
+from edgevit.training.ssl.setup import learner_for
+from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
+from tests.learning import Killed, blobs, tiny_vit
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dino": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
+    "simclr": {"dimensions": 8},
+    "mae": {"decoder_width": 32, "decoder_depth": 1},
+    "byol": {"hidden": 16, "dimensions": 8},
+    "moco": {"queue": 12, "dimensions": 8},
+}
+
+
+def config_of(method: str, options: dict[str, Any] | None = None, **changes: Any) -> Pretrain:
+    fields = {
+        "stage": "pretrain",
+        "id": "body",
+        "model": "vit_tiny_patch16_224",
+        "data": "blobs.train",
+        "method": {"type": method, **SMALL[method], **(options or {})},
+        "epochs": 2,
+        "batch_size": 6,
+        "learning_rate": 2e-3,
+    }
+    return Pretrain.model_validate({**fields, **changes})
+
+
+def patterns() -> Dataset:
+    """24 images (16×16) of smooth patterns that have nothing in common."""
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 4, 4), dtype=np.uint8)
+    pixels = np.stack([np.asarray(Image.fromarray(one).resize((16, 16), Image.Resampling.BICUBIC)) for one in coarse])
+    return replace(blobs(), images=ArrayImages(pixels), labels=None)
+
+
+def trained(
+    folder: Path, config: Pretrain, start: BuiltModel | None = None, killed_at: int = 0
+) -> tuple[SelfSupervised, nn.Module]:
+    folder.mkdir(exist_ok=True)
+    learner = learner_for(config, start or tiny_vit(patch_size=4, drop_path_rate=0.1))
+    if killed_at:
+        calls = iter(range(1, 1000))
+
+        def kill(module: nn.Module, batch: tuple[Batch]) -> None:
+            if next(calls) == killed_at:
+                raise Killed
+
+        learner.register_forward_pre_hook(kill)
+    context = Context(work=folder, workers=0, stage_id="body")
+    streams = [TrainingStream(blobs(), labelled=False)]
+    model, _ = fit(learner, streams, config, context, out=folder, views=config.views, save_every_s=0.0)
+    return learner, model
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_pretraining_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path, method: str) -> None:
+    config = config_of(method)
+    unbroken, _ = trained(tmp_path / "unbroken", config)
+    with pytest.raises(Killed):
+        trained(tmp_path / "broken", config, killed_at=6)
+    resumed, model = trained(tmp_path / "broken", config)
+    assert not model.training
+    for (name, one), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("method", ["simclr", "mae"])
+def test_the_loss_falls(tmp_path: Path, method: str) -> None:
+    still: dict[str, Any] = {"augmentation": {"horizontal_flip": 0}}
+    config = config_of(method, epochs=15, batch_size=12, **still)
+    learner = learner_for(config, tiny_vit(patch_size=4))
+    views = [ViewSpec(count=view.count, scale=(0.9, 1.0)) for view in config.views]
+    streams = [TrainingStream(patterns(), labelled=False)]
+    fit(learner, streams, config, Context(work=tmp_path, workers=0), out=tmp_path, views=views)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / METRICS).read_text(encoding="utf-8").splitlines()]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+def test_the_teacher_is_the_moving_average_of_the_student(tmp_path: Path) -> None:
+    start = tiny_vit(patch_size=4)
+    before = {name: value.clone() for name, value in start.module.named_parameters()}
+    config = config_of("moco", {"momentum": 0.75}, epochs=1, batch_size=24)
+    learner, teacher = trained(tmp_path, config, start)
+    assert isinstance(learner, MocoLearner)
+    assert teacher is learner.teacher
+    student = dict(learner.model.named_parameters())
+    for name, value in teacher.named_parameters():
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student[name])
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_the_center_is_the_moving_mean_of_the_teachers_outputs(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    config = config_of("dino", {"center_momentum": 0.5}, epochs=1, batch_size=12)
+    learner = learner_for(config, tiny_vit(patch_size=4))
+    assert isinstance(learner, DinoLearner)
+    learner.teacher_head.register_forward_hook(lambda *call: seen.append(call[2].mean((0, 1))))
+    streams = [TrainingStream(blobs(), labelled=False)]
+    fit(learner, streams, config, Context(work=tmp_path, workers=0), out=tmp_path, views=config.views)
+    assert len(seen) == 2
+    torch.testing.assert_close(learner.center, 0.5 * (0.5 * seen[0]) + 0.5 * seen[1])
+
+
+def test_the_queue_holds_the_newest_keys_first(tmp_path: Path) -> None:
+    learner, _ = trained(tmp_path, config_of("moco", epochs=1, batch_size=8))  # 3 batches; the queue holds 1.5
+    assert isinstance(learner, MocoLearner)
+    assert learner.queue.shape == (12, 8)
+    torch.testing.assert_close(learner.queue.norm(dim=1), torch.ones(12))
+    assert torch.equal(learner.queue[:8], learner._keys)
+
+
+def test_maes_encoder_sees_no_masked_pixel() -> None:
+    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4))
+    assert isinstance(learner, MaeLearner)
+    assert learner.visible == 4
+    learner.eval()
+    images = torch.randn(2, 3, 16, 16)
+    visible = torch.tensor([[0, 3, 5, 9], [1, 2, 14, 15]])
+    prefix, tokens = learner._encoded(images, visible)
+    other = torch.randn(2, 3, 16, 16)
+    for sample, places in enumerate(visible.tolist()):
+        for row, column in (divmod(place, 4) for place in places):
+            part = (sample, slice(None), slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+            other[part] = images[part]
+    for one, two in zip((prefix, tokens), learner._encoded(other, visible), strict=True):
+        torch.testing.assert_close(one, two)
+    everything = torch.cat(learner._encoded(images, torch.arange(16).expand(2, -1)), 1)
+    torch.testing.assert_close(everything, learner.encoder.forward_features(images))
+
+
+def test_mae_needs_a_plain_vit() -> None:
+    with pytest.raises(RecipeError, match=r"(?s)patches of a plain ViT.*ResNet.*dino or simclr"):
+        learner_for(config_of("mae"), create_model("resnet18", 1, 32))
+
+
+def test_smaller_views_pass_through_a_vit_and_leave_it_as_it_was(tmp_path: Path) -> None:
+    start = tiny_vit(patch_size=4)
+    image = torch.randn(1, 3, 16, 16)
+    before = start.module(image)
+    let_size_vary(start.module, True)
+    torch.testing.assert_close(start.module(image), before)
+    views = [{"count": 2, "scale": [0.4, 1]}, {"count": 3, "size": 8, "scale": [0.1, 0.4]}]
+    check_takes(start.module, 8)
+    _, model = trained(tmp_path, config_of("dino", views=views, epochs=1), start)
+    let_size_vary(model, False)
+    assert model(image).shape == before.shape
+
+
+def test_a_backbone_of_one_size_says_so() -> None:
+    args = {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 1]}
+    swin = create_model("swin_tiny_patch4_window7_224", 1, None, args)
+    with pytest.raises(RecipeError, match=r"(?s)SwinTransformer cannot take views of 96 px.*leave size out"):
+        check_takes(swin.module, 96)
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr", "byol", "moco"])
+def test_collapse_stops_the_training(tmp_path: Path, method: str) -> None:
+    start = tiny_vit(patch_size=4)
+    nn.init.zeros_(start.module.norm.weight)  # type: ignore[arg-type]
+    config = config_of(method, epochs=5, learning_rate=0, weight_decay=0)
+    with pytest.raises(TrainingError, match="collapsed") as caught:
+        trained(tmp_path, config, start)
+    assert "learning_rate" in str(caught.value)
+    assert len((tmp_path / METRICS).read_text().splitlines()) >= 5  # a quarter of 20 steps
+
+
+def test_every_row_holds_the_measures_of_collapse(tmp_path: Path) -> None:
+    trained(tmp_path, config_of("dino", epochs=1))
+    rows = (tmp_path / METRICS).read_text().splitlines()
+    assert all(f'"{name}": ' in row for row in rows for name in ("entropy", "entropy_of_mean", "spread", "rank"))
+    assert not any('"top1"' in row for row in rows)
