@@ -33,7 +33,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "factorize": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "1526e9554b7e"),
     "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),
     "pseudo_label": ({"teacher": "t", "data": "d"}, "5d556b0784db"),
-    "export": ({"model": "m", "normalize": True}, "dd6f063ce1fb"),
+    "export": ({"model": "m", "normalize": True}, "f3fffa05bba2"),
     "quantize": ({"model": "m", "calibration": "c"}, "2f03aed612f3"),
     "compile": ({"model": "m"}, "3467a26de615"),
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
