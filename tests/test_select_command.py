@@ -41,8 +41,8 @@ def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_fam
     assert list(students_within(OFFLINE, machine(1), 3.0, None, 2)) == candidates[:2]
 
 
-def found_in(folder: Path, **options: object) -> Findings:
-    given = InitOptions(folder, folder.parent / "new.yaml", latency_ms=3.0, size_mib=40.0, offline=True, **options)
+def found_in(folder: Path) -> Findings:
+    given = InitOptions(folder, folder.parent / "new.yaml", latency_ms=3.0, size_mib=40.0, offline=True)
     return look_at_folder(given, Context())
 
 

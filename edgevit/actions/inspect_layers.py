@@ -38,7 +38,6 @@ def layer_times_of(
             "the target does not tell the time of each layer",
             where=target,
             got=runtime_of(model),
-            expected=f"a model on {LOCAL_CPU}, or a TensorRT engine on the target that built it",
         )
     return times
 
@@ -59,16 +58,25 @@ def timed_model(
         runtime: what opens an ONNX file; the file's own if it is None.
 
     Raises:
-        TargetError: as `layer_times_of`.
+        RecipeError: the target is not this machine's CPU.
+        TargetError: the model is an engine, or another runtime cannot open it.
         ArtifactError: the model cannot be read.
     """
     from edgevit.runtimes.peaks import peaks_here
 
+    if target != LOCAL_CPU:
+        raise RecipeError(
+            f"a target times the layers of a TensorRT engine alone; other models are timed on {LOCAL_CPU}",
+            where=model.id,
+            got=target,
+            expected=LOCAL_CPU,
+            next="edgevit profile measures the whole model there",
+        )
     opened = for_runtime(model, runtime)
     if is_engine(opened):
         raise TargetError("an engine tells its layers by itself", where=opened.id, next="edgevit inspect shows them")
     times = layer_times_of(opened, target, batch_size, threads, context)
-    peaks = peaks_here(runtime_of(opened), threads or 1, context.progress.say) if target == LOCAL_CPU else None
+    peaks = peaks_here(runtime_of(opened), threads or 1, context.progress.say)
     if runtime_of(opened) == TORCH.name:
         return timed_checkpoint(opened.path, times, peaks)
     return timed_onnx(onnx_file(opened), times, opened.model_file.options.inference_precision, peaks)

@@ -92,7 +92,7 @@ class Variant:
             "macs": self.macs,
             "size_bytes": self.size_bytes,
             "top1": self._top1_json(),
-            "latency_ms": self.latency.metrics["latency_ms"] if self.latency else None,
+            "latency_ms": self.timing and self.timing.numbers(),
             "threads": self.timing and self.timing.threads,
             "batch_size": self.timing and self.timing.batch_size,
             "parent": self.parent_id,

@@ -179,11 +179,15 @@ def _timed_in_files(runtime: str, threads: int, array_bytes: int) -> Timed:
 
 
 def _large_kernel(graph: ModelProto, runtime: str, threads: int) -> KernelTime:
-    """The time of the large kernel of a graph by the profiler, as the layers of a model are timed."""
+    """The time of the large kernel of a graph by the profiler, as the layers of a model are timed.
+
+    It is the time of the whole run, if the profiler does not name the kernel.
+    """
     with _session(graph, runtime, threads) as session:
         times = session.layers(PLAN)
     assert times is not None  # both runtimes tell them
-    return KernelTime(max(layer.median_ms for layer in times.layers if LARGE in layer.nodes), times.warnings)
+    large = [layer.median_ms for layer in times.layers if LARGE in layer.nodes]
+    return KernelTime(max(large, default=times.engine_ms), times.warnings)
 
 
 def _small_kernel(runtime: str, threads: int) -> KernelTime:

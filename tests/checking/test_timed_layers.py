@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import edgevit
 from edgevit.artifacts import Artifact
 from edgevit.checking import inspect_onnx
 from edgevit.checking.timed_layers import TimedModel, timed_checkpoint, timed_onnx
@@ -111,8 +112,8 @@ def known_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_times_a_file(runtime: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     options = ("--target", "local-cpu", "--runtime", runtime, "--html", page)
-    shown = run("inspect", onnx_file(int8_onnx(True)), *options)
-    assert max(map(len, shown.splitlines())) <= 80
+    shown = run("inspect", onnx_file(int8_onnx()), *options)
+    assert max(map(len, shown.splitlines()[1:])) <= 80  # the first line is the path
     assert "on local-cpu, 1 thread, 1 image" in shown
     assert "opaque share: " in shown
     assert "bound by, in shares of the time: " in " ".join(shown.split())
@@ -131,6 +132,15 @@ def test_the_macs_of_the_layers_are_those_of_the_model() -> None:
 
 
 @pytest.mark.usefixtures("known_peaks")
+def test_the_python_interface() -> None:
+    found = edgevit.layer_times(onnx_file(float_onnx()), batch_size=2)
+    assert found.times.batch_size == 2
+    assert {layer.module for layer in found.layers} >= {"blocks.0.attn.qkv", "blocks.1.mlp.fc2"}
+    with pytest.raises(RecipeError, match="there is no such runtime"):
+        edgevit.layer_times(onnx_file(float_onnx()), runtime="tflite")
+
+
+@pytest.mark.usefixtures("known_peaks")
 def test_the_command_times_the_modules_of_a_checkpoint() -> None:
     shown = run("inspect", checkpoint().path, "--target", "local-cpu")
     assert max(map(len, shown.splitlines())) <= 80
@@ -145,6 +155,7 @@ def test_the_command_times_the_modules_of_a_checkpoint() -> None:
         (("--threads", "2"), "layers are timed only on a target"),
         (("--batch", "2"), "layers are timed only on a target"),
         (("--target", "local-cpu", "--runtime", "tflite"), "there is no such runtime"),
+        (("--target", "local-gpu"), "other models are timed on local-cpu"),
     ],
 )
 def test_options_that_do_not_fit(options: tuple[str, ...], said: str) -> None:

@@ -72,20 +72,20 @@ def test_a_span_of_rapl(start_uj: int, tmp_path: Path) -> None:
 
 
 def test_idle_power_is_subtracted(tmp_path: Path) -> None:
-    """Runs of 10 ms at 35 W over 10 W at rest: 250 mJ each. Memory takes 2 W either way."""
+    """Runs of 100 ms at 35 W over 10 W at rest: 2,500 mJ each. Memory takes 2 W either way."""
     machine = Machine(tmp_path, RANGE_UJ - 100_000_000)
     record = measure_energy(
         machine.meter(),
-        lambda: machine.spend(0.01, 35),
+        lambda: machine.spend(0.1, 35),
         batch_size=1,
         now_s=lambda: machine.now_s,
         sleep=lambda seconds: machine.spend(seconds, 10),
         label="replayed",
     )
-    assert record.energy_mj == pytest.approx(250, rel=1e-6)
+    assert record.energy_mj == pytest.approx(2500, rel=1e-6)
     assert record.low_mj == pytest.approx(record.high_mj, rel=1e-6)
-    assert (record.idle_w, record.busy_w) == (pytest.approx(12), pytest.approx(37))
-    assert record.runs == pytest.approx(BLOCKS * 50, abs=BLOCKS)
+    assert (record.idle_w, record.busy_w) == pytest.approx((12, 37))
+    assert record.runs == pytest.approx(BLOCKS * 5, abs=BLOCKS)
     assert (record.source, record.label, record.warnings) == ("rapl", "replayed", ())
 
 
@@ -136,14 +136,14 @@ def test_a_refused_counter_is_told_from_a_missing_one(tmp_path: Path, monkeypatc
 def test_a_damaged_counter(tmp_path: Path) -> None:
     Machine(tmp_path)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("none", encoding="ascii")
-    assert "cannot be read" in rapl_meter(tmp_path).reason  # type: ignore[union-attr]
+    assert "cannot be read" in rapl_meter(tmp_path).reason
 
 
 def test_the_integral_of_a_power() -> None:
     """1 W, then a line from 1 to 3 W over 2 s: 1 + 4 J. Of the window from 0.5 to 2 s: 0.5 + 1.5 J."""
     power = Series("power_mw", "total", (0.0, 1.0, 3.0), (1000.0, 1000.0, 3000.0))
     assert energy_of_power(power, Window(0, 3)) == Reading(5000.0, 3)
-    assert energy_of_power(power, Window(0.5, 2)) == Reading(pytest.approx(2000.0), 1.5)
+    assert energy_of_power(power, Window(0.5, 2))[:2] == pytest.approx((2000.0, 1.5))
     assert isinstance(energy_of_power(power, Window(0, 3.1)), Unmeasurable)
     assert isinstance(energy_of_power(Series("power_mw", "total", (), ()), Window(0, 1)), Unmeasurable)
 
@@ -214,6 +214,6 @@ def test_lines_of_nvidia_smi() -> None:
         "2026/03/01 12:00:00.100, 65.21\nFailed to query\n2026/03/01 12:00:00.200, [N/A]\n2026/03/01 12:00:00.350, 70"
     )
     power = power_of_smi(text)
-    assert power.values == (65_210.0, 70_000.0)
+    assert power.values == pytest.approx((65_210.0, 70_000.0))
     assert power.time_s[1] - power.time_s[0] == pytest.approx(0.25)
     assert power_of_smi("").values == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ def products_of(artifact: Artifact) -> list[str]:
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["vit", "hybrid"])
 @pytest.mark.parametrize("made", [float_onnx, int8_onnx, engine])
-def test_every_product_is_in_one_kernel_of_onnxruntime(made: object, hybrid: bool) -> None:
-    artifact = made(hybrid)  # type: ignore[operator]
+def test_every_product_is_in_one_kernel_of_onnxruntime(made: Callable[[bool], Artifact], hybrid: bool) -> None:
+    artifact = made(hybrid)
     times = times_of(artifact)
     computed = Counter(name for layer in times.layers for name in layer.nodes)
     products = products_of(artifact)
@@ -94,9 +95,9 @@ def test_kernels_in_a_branch_are_in_the_time_of_if(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [float_onnx, int8_onnx])
-def test_openvino_tells_the_fused_nodes(made: object) -> None:
+def test_openvino_tells_the_fused_nodes(made: Callable[[bool], Artifact]) -> None:
     """Kernels of less than a microsecond are not told: of this small model, some."""
-    artifact = made(True)  # type: ignore[operator]
+    artifact = made(True)
     times = times_of(artifact, "openvino", MeasurePlan(warmup_s=0, duration_s=0.2, min_runs=20))
     products = set(products_of(artifact))
     told = Counter(name for layer in times.layers for name in layer.nodes)
