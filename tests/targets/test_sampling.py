@@ -84,9 +84,9 @@ def test_a_run_on_this_machine_is_sampled(tmp_path: Path) -> None:
     load = telemetry.of("other_load")
     assert load is not None
     assert load.values[1] > 0.3
-    assert "other programs used" in " ".join(measurement(telemetry, "gpu").warnings)
+    assert "other programs kept" in " ".join(measurement(telemetry, "gpu").warnings)
     assert not any("other programs" in reason for reason in measurement(telemetry, "gpu").invalid)
-    assert any("other programs used" in reason for reason in measurement(telemetry, "cpu").invalid)
+    assert any("other programs kept" in reason for reason in measurement(telemetry, "cpu").invalid)
 
 
 def test_the_load_of_a_program_and_of_its_children_is_not_that_of_others(tmp_path: Path) -> None:
