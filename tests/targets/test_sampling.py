@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.loop import STEADY_C_PER_MIN
 from edgevit.profiling.measure import Measurement
-from edgevit.profiling.telemetry import FEWEST, Series, Telemetry, Window
+from edgevit.profiling.telemetry import FEWEST, LOAD_NOT_SAMPLED, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
 from edgevit.targets.connection import connected
 from edgevit.targets.jobs import Job, run_job
@@ -123,7 +123,8 @@ def test_a_board_that_throttles_makes_the_measurement_invalid(tmp_path: Path) ->
 def test_a_board_that_heats_up_is_doubted(tmp_path: Path) -> None:
     telemetry = telemetry_of(heating(NANO), tmp_path)
     assert measurement(telemetry).invalid == ()
-    (warning,) = measurement(telemetry).warnings
+    doubt, warning = measurement(telemetry).warnings
+    assert doubt == LOAD_NOT_SAMPLED  # a stand-in has no /proc/stat
     assert warning.startswith("the temperature of tj rose by ")
     watched = telemetry.watched
     assert watched is not None
