@@ -23,7 +23,7 @@ SHARED: dict[type[Stage], str] = {
 }  # options that several stages inherit, and the page that shows them once
 CHOSEN_BY = {"stage", "source", "loss", "type"}  # say which record it is, and are no options
 MADE: dict[str | None, str] = {
-    **KINDS,
+    **dict(KINDS.items()),
     "dataset": "a data set",
     "report": "a report",
     "bundle": "a bundle",
