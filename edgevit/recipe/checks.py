@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgevit.artifacts import MODEL_KINDS, Kind
+from edgevit.bounds import MOST_RACED
 from edgevit.configs import (
     Bundle,
     Compile,
@@ -74,15 +75,29 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
 def within_budget(stage: Stage, recipe: Recipe) -> Stage:
     """The stage with limits from the budget: `max_top1_drop` of `quantize`, latency and size of `select`.
 
-    A stage `quantize` gets the limit only if its validation images have labels.
+    A stage `quantize` gets the limit only if its validation images have labels. A stage `select` gets the limits of
+    latency and size only if no later stage makes another model from the selected one, since they are those of the file
+    that ships.
     """
     if isinstance(stage, Select):
-        limits = {name: getattr(recipe.budget, name) for name in ("latency_ms", "size_mib")}
-        return stage.model_copy(update={name: limit for name, limit in limits.items() if getattr(stage, name) is None})
+        drop = recipe.budget.top1_drop if stage.max_top1_drop is None else stage.max_top1_drop
+        of_file = () if _is_changed_later(stage.id, recipe.stages) else ("latency_ms", "size_mib")
+        limits = {name: getattr(recipe.budget, name) for name in of_file if getattr(stage, name) is None}
+        return stage.model_copy(update={**limits, "max_top1_drop": drop})
     limit = recipe.budget.top1_drop
     if not isinstance(stage, Quantize) or stage.validation is None or stage.max_top1_drop is not None or limit is None:
         return stage
     return stage if _has_no_labels(stage.validation, recipe) else stage.model_copy(update={"max_top1_drop": limit})
+
+
+def _is_changed_later(id: str, stages: Sequence[Stage]) -> bool:
+    """Whether a stage makes another model from this stage's model, or from a selection of it."""
+    kinds = kinds_of(stages)
+    readers = [stage for stage in stages if id in {name for _, name, _ in references(stage)}]
+    return any(
+        _is_changed_later(reader.id, stages) if isinstance(reader, Select) else kinds[reader.id] in MODEL_KINDS
+        for reader in readers
+    )
 
 
 def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:
@@ -267,7 +282,10 @@ def _wrong_reference(name: str, wanted: tuple[Kind, ...], before: _Before) -> Pr
 
 
 def _no_choice(select: Select, name: str, kinds: Mapping[str, Kind]) -> Problem | None:
-    """A model that is the only one, or of another kind than the first."""
+    """A model that is the only one, one of too many, or of another kind than the first."""
+    if len(select.models) > MOST_RACED:
+        what = f"{len(select.models)} models are too many: the intervals would say nothing"
+        return Problem(what, f"at most {MOST_RACED} models")
     if len(select.models) == 1:
         return Problem("there is nothing to select from one model", "two models or more")
     if kinds[name] != kinds[select.models[0]]:
