@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from edgevit.targets import target_info
 
 RESULTS = Path(__file__).with_name("results")
 ROOT = Path(__file__).parents[1]
+LONGEST_TURN_S = 0.2  # of a neighbour
+WORKING_SIZE = 400  # of a neighbour's square matrices
 WARMUP_S = 0.1  # before each turn of a run that is timed in turns with others
 
 
@@ -51,6 +55,33 @@ def cpu_and_wall_s(command: Sequence[str]) -> tuple[float, float]:
     subprocess.run(command, check=True, capture_output=True)
     end = time.perf_counter()
     return children_cpu_s() - before, end - start
+
+
+@contextmanager
+def neighbours(count: int, longest_turn_s: float = LONGEST_TURN_S) -> Iterator[None]:
+    """Processes that work and rest by turns of random length, until the end of the block."""
+    processes = [
+        multiprocessing.Process(target=_work_and_rest, args=(seed, longest_turn_s), daemon=True)
+        for seed in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _work_and_rest(seed: int, longest_turn_s: float) -> None:
+    generator = np.random.default_rng(seed)
+    matrix = generator.random((WORKING_SIZE, WORKING_SIZE))
+    while True:
+        end_s = time.perf_counter() + generator.uniform(0, longest_turn_s)
+        while time.perf_counter() < end_s:
+            matrix @ matrix
+        time.sleep(generator.uniform(0, longest_turn_s))
 
 
 def conditions() -> dict[str, Any]:

@@ -12,25 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import publish, spread
+from benchmarks.common import neighbours, publish, spread
 
 EDGEVIT = str(Path(sys.executable).with_name("edgevit"))
-LONGEST_TURN_S = 0.2
-WORKING_SIZE = 400  # of the neighbour's square matrices
 
 
 def main() -> None:
@@ -59,7 +54,7 @@ def _row(model: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     answers_of: dict[str, list[dict[str, Any]]] = {"alone": [], "with neighbours": []}
     for _ in range(asked.runs):
         answers_of["alone"].append(_compared(file, copies, asked.duration))
-        with _neighbours():
+        with neighbours(os.cpu_count() or 1):
             answers_of["with neighbours"].append(_compared(file, copies, asked.duration))
     return {name: _summary(answers) for name, answers in answers_of.items()}
 
@@ -84,31 +79,6 @@ def _summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
         "p50_ms": spread([answer["p50_ms"] for answer in answers]),
         "raw": answers,
     }
-
-
-@contextmanager
-def _neighbours() -> Iterator[None]:
-    processes = [
-        multiprocessing.Process(target=_work_and_rest, args=(seed,), daemon=True) for seed in range(os.cpu_count() or 1)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _work_and_rest(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    matrix = generator.random((WORKING_SIZE, WORKING_SIZE))
-    while True:
-        end_s = time.perf_counter() + generator.uniform(0, LONGEST_TURN_S)
-        while time.perf_counter() < end_s:
-            matrix @ matrix
-        time.sleep(generator.uniform(0, LONGEST_TURN_S))
 
 
 if __name__ == "__main__":

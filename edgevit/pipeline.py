@@ -23,6 +23,7 @@ from edgevit.data.duplicates import Uses
 from edgevit.data.pseudo_labels import with_source
 from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, Diverged, RecipeError, did_you_mean
+from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
 from edgevit.recipe import Recipe
@@ -339,9 +340,10 @@ def _outcome(artifact: Artifact) -> str:
     if "corrupted_top1" in metrics:
         words.append(f"{metrics['corrupted_top1']['value']:.1%} under corruption")
     if "latency_ms" in metrics:
-        latency = metrics["latency_ms"]
-        label = "" if latency["label"] == "measured" else f" ({latency['label']}, not measured)"
-        words.append(f"p50 {latency['p50']:.3g} ms, p99 {latency['p99']:.3g} ms{label}")
+        latency = LatencyRecord.of_metrics(metrics)
+        label = "" if latency.label == "measured" else f" ({latency.label}, not measured)"
+        p99 = f", p99 {latency.p99.ms:.3g} ms" if latency.p99 else ""
+        words.append(f"p50 {latency.p50_ms:.3g} ms{p99}{label}{' INVALID' if latency.invalid else ''}")
     if "params" in metrics and artifact.kind == "checkpoint":
         words.append(f"{metrics['params'] / 1e6:.2f} M parameters")
     if "size_bytes" in metrics:

@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test depends on the speed of the machine.
 hypothesis.settings.register_profile("edgevit", deadline=None)
 hypothesis.settings.load_profile("edgevit")
+# No test depends on what else this machine does: profiles in this process see a machine that tells nothing.
+os.environ["EDGEVIT_METER_ROOT"] = "/nonexistent"
 # No test asks the hub for weights, and none reads or writes what the user keeps between runs.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["EDGEVIT_CACHE"] = tempfile.mkdtemp(prefix="edgevit-tests-")

@@ -22,13 +22,7 @@ SHARED: dict[type[Stage], str] = {
     ClassifierTraining: "classifier-training",
 }  # options that several stages inherit, and the page that shows them once
 CHOSEN_BY = {"stage", "source", "loss", "type"}  # say which record it is, and are no options
-MADE: dict[str | None, str] = {
-    **dict(KINDS.items()),
-    "dataset": "a data set",
-    "report": "a report",
-    "bundle": "a bundle",
-    None: "one of its models",
-}
+MADE = {**KINDS, "dataset": "a data set", "report": "a report", "bundle": "a bundle"}
 
 
 def option_pages() -> dict[str, str]:
@@ -45,11 +39,14 @@ def option_pages() -> dict[str, str]:
     }
 
 
+def made_by(config: type[Stage]) -> str:
+    """What a stage makes, in words."""
+    return "one of its models" if config.makes is None else MADE[config.makes]
+
+
 def stages_page() -> str:
     """All stages in one table."""
-    rows = [
-        (f"[{code(name)}]({name}.md)", first_sentence(config), MADE[config.makes]) for name, config in STAGES.items()
-    ]
+    rows = [(f"[{code(name)}]({name}.md)", first_sentence(config), made_by(config)) for name, config in STAGES.items()]
     return page(
         "Stages",
         "A recipe lists stages. They run in the order in which the file lists them.",
@@ -64,7 +61,7 @@ def stage_page(name: str, config: type[Stage]) -> str:
     return page(
         code(name),
         described(config),
-        f"The stage makes {MADE[config.makes]}.",
+        f"The stage makes {made_by(config)}.",
         "## Options",
         *(option(field, info, "../") for field, info in own_options(config)),
         *(_shared_options(config, base) for base in shared),

@@ -7,6 +7,7 @@ import json
 import webbrowser
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from edgevit.api.model import Model
 from edgevit.artifacts import MODEL_KINDS, Artifact
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.tables import html_table
 from edgevit.report.text import (
     FEW_SHOT_HEADER,
     accuracy_sentences,
     corruption_sentence,
     few_shot_rows,
+    latency_facts,
     latency_sentence,
     summary,
     top1_sentence,
@@ -154,27 +157,31 @@ class Latency:
 
     artifact: Artifact
 
+    @cached_property
+    def record(self) -> LatencyRecord:
+        """Everything that was measured: percentiles with intervals, warnings, the start of the model, memory."""
+        return LatencyRecord.of_metrics(self.artifact.metrics)
+
     @property
     def p50_ms(self) -> float:
         """Median time of one run, in milliseconds."""
-        return float(self.artifact.metrics["latency_ms"]["p50"])
+        return self.record.p50_ms
 
     @property
     def interval_ms(self) -> tuple[float, float]:
         """95% interval of `p50_ms`."""
-        latency = self.artifact.metrics["latency_ms"]
-        return float(latency["p50_low"]), float(latency["p50_high"])
+        return self.record.p50_low_ms, self.record.p50_high_ms
 
     def percentile_ms(self, percent: Literal[50, 90, 99]) -> float:
         """The 50th, 90th or 99th percentile, in milliseconds. Raises RecipeError for another one."""
-        if percent not in PERCENTILES:
+        if percent not in self.record.percentiles:
             raise RecipeError("this percentile is not recorded", got=percent, expected="50, 90 or 99")
-        return float(self.artifact.metrics["latency_ms"][f"p{percent}"])
+        return self.record.percentiles[percent].ms
 
     @property
     def invalid(self) -> list[str]:
         """Reasons why the latency is none of the device in its stated mode, such as throttling; empty without one."""
-        return list(self.artifact.metrics["latency_ms"].get("invalid", ()))
+        return list(self.record.invalid)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -182,23 +189,23 @@ class Latency:
         return {name: value for name, value in self.artifact.metrics.items() if name != "latency_ms"}
 
     def __str__(self) -> str:
-        metrics = self.artifact.metrics
-        threads = "" if metrics["threads"] is None else f"threads {metrics['threads']}, "
+        latency = self.record
+        invalid = "".join(f"INVALID, {reason}: " for reason in latency.invalid)
+        threads = "" if latency.threads is None else f"threads {latency.threads}, "
         return (
-            f"{latency_sentence(metrics['latency_ms'])}; {metrics['runtime']} on {metrics['target']}, "
-            f"{threads}batch {metrics['batch_size']}, {metrics['precision']}"
+            f"{invalid}{latency_sentence(latency)}; {latency.runtime} on {latency.target}, "
+            f"{threads}batch {latency.batch_size}, {latency.precision}"
         )
 
     def __repr__(self) -> str:
         return f"<edgevit.Latency {self}>"
 
     def _repr_html_(self) -> str:
-        latency = [(f"p{percent}", f"{self.percentile_ms(percent):.3g} ms") for percent in PERCENTILES]
-        label = self.artifact.metrics["latency_ms"]["label"]
-        kind = [("kind of times", label), *(("INVALID", reason) for reason in self.invalid)]
+        latency = [(f"p{percent}", f"{value.ms:.3g} ms") for percent, value in self.record.percentiles.items()]
+        kind = [("kind of times", self.record.label), *(("INVALID", reason) for reason in self.invalid)]
         names = ("target", "runtime", "threads", "batch_size", "precision")
         conditions = [(name.replace("_", " "), self.artifact.metrics[name]) for name in names]
-        return html_table(("latency", ""), [*latency, *kind, *conditions])
+        return html_table(("latency", ""), [*latency, *kind, *conditions, *latency_facts(self.record)])
 
 
 @dataclass(frozen=True, repr=False)

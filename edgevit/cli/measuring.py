@@ -24,6 +24,7 @@ from edgevit.cli.options import (
     TargetName,
     Threads,
     default_of,
+    given_options,
     number,
     separated,
 )
@@ -124,6 +125,7 @@ def evaluate(
 
 
 def profile(
+    context: typer.Context,
     model: ModelPath,
     target: Annotated[
         str,
@@ -146,20 +148,40 @@ def profile(
         float | None,
         number("--soak", bounds.MEASURED_S, "Longest load before, in seconds, until the temperature is steady."),
     ] = None,
+    retry_s: Annotated[
+        float, number("--retry", bounds.WARMUP_S, "Time in seconds to repeat a disturbed measurement.")
+    ] = default_of("Profile", "retry_s"),
+    repeat: Annotated[
+        Path | None,
+        typer.Option(
+            "--repeat",
+            help="Receipt of a latency: what --json printed, or a stage's folder. Measures again under its plan; exit "
+            "status 1 if the results do not agree.",
+            metavar="RECEIPT",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure the latency of a model.
+
+    The measurement begins when the runs are steady. If other programs, heat or clocks disturb it, it is repeated for
+    --retry seconds. If it stays disturbed, the latency is INVALID.
 
     Several targets are measured one after another. One that fails is said at the end, with exit status 2.
 
     Example: edgevit profile deit.int8.onnx --threads 1
     """
+    from edgevit.actions.repeat_profile import receipt_json
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import Profile
     from edgevit.errors import TargetError
     from edgevit.runtimes.base import fixed_batch
     from edgevit.targets.named import each_target
 
+    if repeat is not None:
+        _check_plan_is_not_given(given_options(context))
+        _repeat(model, repeat, retry_s, as_json)
+        return
     given = separated(target)
     names, latencies, failures = each_target(given), [], []
     are_several = names != tuple(given[:1])  # also for a group of one: programs get a list
@@ -168,15 +190,16 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s, soak_s=soak_s)  # fmt: skip
+                            duration_s=duration_s, soak_s=soak_s, retry_s=retry_s)  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
                 if not are_several:
                     raise
                 failures.append(error)
+        receipts = [receipt_json(latency) for latency in latencies] if as_json else []
     if as_json:
-        print_json([latency.metrics for latency in latencies] if are_several else latencies[0].metrics)
+        print_json(receipts if are_several else receipts[0])
     elif not are_several:
         _print_latency(latencies[0])
         next_command("edgevit compare", model, "OTHER", *on_target(target))
@@ -186,6 +209,34 @@ def profile(
         echo(f"error: {failure}", err=True)
     if failures:
         raise typer.Exit(TargetError.exit_code)
+
+
+def _check_plan_is_not_given(options: Iterable[str]) -> None:
+    """Raise RecipeError for an option that the receipt decides."""
+    from edgevit.errors import RecipeError
+
+    for option in options:
+        if option.startswith("--") and option not in ("--repeat", "--retry", "--json"):
+            what = f"--repeat takes no {option}: the plan is that of the receipt"
+            raise RecipeError(what, where="--repeat", next=f"leave {option} out")
+
+
+def _repeat(model: Path, receipt: Path, retry_s: float, as_json: bool) -> None:
+    """Measure again under the plan of a receipt."""
+    from edgevit.actions.repeat_profile import Receipt, repeat_profile
+    from edgevit.actions.single_stage import single_stages
+
+    first = Receipt.read(receipt)
+    with single_stages(terminal_context()) as stages:
+        repeated = repeat_profile(stages, stages.model(model, for_images=False), first, retry_s)
+        answer = repeated.as_json() if as_json else {}
+    if as_json:
+        print_json(answer)
+    else:
+        _print_latency(repeated.artifact)
+        echo("\n".join(repeated.sentences()))
+    if not repeated.agrees:
+        raise typer.Exit(1)
 
 
 def compare(
@@ -274,26 +325,38 @@ def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifa
 
 
 def _print_latency(profile: Artifact) -> None:
-    from edgevit.report.text import latency_sentence
+    from edgevit.profiling.latency_record import LatencyRecord
+    from edgevit.report.text import latency_facts, latency_sentence
 
-    latency, metrics = profile.metrics["latency_ms"], profile.metrics
+    latency = LatencyRecord.of_metrics(profile.metrics)
+    for reason in latency.invalid:
+        echo(f"INVALID: {reason}")
     echo(latency_sentence(latency))
-    threads = "" if metrics["threads"] is None else f"threads {metrics['threads']}, "  # an engine runs on a GPU
+    threads = "" if latency.threads is None else f"threads {latency.threads}, "  # an engine runs on a GPU
     echo(
-        f"{metrics['runtime']} on {metrics['target']}, {threads}batch {metrics['batch_size']}, "
-        f"{metrics['precision']}, {latency['boundary']}, n {latency['n']}"
+        f"{latency.runtime} on {latency.target}, {threads}batch {latency.batch_size}, {latency.precision}, "
+        f"{latency.boundary}, n {latency.n}"
     )
+    for label, value in latency_facts(latency):
+        echo(f"{label}: {value}")
 
 
-def _print_latencies(latencies: Iterable[Artifact]) -> None:
+def _print_latencies(profiles: Iterable[Artifact]) -> None:
     """A row for each target."""
-    from edgevit.report.text import latency_cell
+    from edgevit.profiling.latency_record import LatencyRecord
+    from edgevit.report.text import NOT_MEASURED, latency_interval, median_cell
 
-    rows = []
-    for metrics in (latency.metrics for latency in latencies):
-        latency = metrics["latency_ms"]
-        interval = f"{latency['p50_low']:.3g} to {latency['p50_high']:.3g}"
-        rows.append((metrics["target"], latency_cell(latency), interval, f"{latency['p99']:.3g}", metrics["runtime"]))
+    latencies = [LatencyRecord.of_metrics(profile.metrics) for profile in profiles]
+    rows = [
+        (
+            latency.target,
+            median_cell(latency),
+            latency_interval(latency),
+            f"{latency.p99.ms:.3g}" if latency.p99 else NOT_MEASURED,
+            latency.runtime,
+        )
+        for latency in latencies
+    ]
     print_table(("target", "p50", "95% interval", "p99", "runtime"), rows)
 
 

@@ -60,6 +60,12 @@ def flag(name: str, help: str, *, hidden: bool = False) -> Any:
     return typer.Option(name, help=help, hidden=hidden, metavar="")
 
 
+def given_options(context: typer.Context) -> list[str]:
+    """The options on the command line."""
+    sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
 JsonFlag = Annotated[bool, flag("--json", "Print the result as JSON.")]
 ModelPath = Annotated[
     Path,

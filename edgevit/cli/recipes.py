@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import JsonFlag, TargetName, Workers, default_of, flag, number
+from edgevit.cli.options import JsonFlag, TargetName, Workers, default_of, flag, given_options, number
 from edgevit.cli.output import (
     check_out,
     echo,
@@ -216,7 +216,7 @@ def init(
         for line in written.lines:
             echo(line)
     elif shipped is not None and folder is None:
-        if unused := [option for option in _given_options(context) if option not in ("--recipe", "--out", "--force")]:
+        if unused := [option for option in given_options(context) if option not in ("--recipe", "--out", "--force")]:
             raise RecipeError("a recipe that comes with edgevit is copied as it is", got=f"--recipe and {unused[0]}",
                               next="edit the copy, or change values with edgevit run --set")  # fmt: skip
         write_text_whole(out, shipped_recipe(shipped).read_text(encoding="utf-8"))
@@ -224,12 +224,6 @@ def init(
         raise RecipeError("init takes a folder of images or --recipe NAME", expected="one of them")
     echo(f"wrote {out}")
     next_command("edgevit run", out)
-
-
-def _given_options(context: typer.Context) -> list[str]:
-    """The options on the command line."""
-    sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
-    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def report(

@@ -404,6 +404,7 @@ class Profile(OnTarget):
 
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
+    version: ClassVar[int] = 2
     model: ModelRef = Field(description="Model to time.")
     batch_size: BatchSize = Field(1, description="Number of images in a batch.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
@@ -416,13 +417,21 @@ class Profile(OnTarget):
     boundary: Literal["compute", "end_to_end"] = Field(
         "compute", description="Work that is timed: the model alone, or decoding and preprocessing too."
     )
-    warmup_s: WarmupSeconds = Field(0.5, description="Time before the measurement in seconds. It is not counted.")
+    warmup_s: WarmupSeconds = Field(0.5, description="Least time of the warm-up in seconds. Its runs are not counted.")
+    most_warmup_s: Annotated[WarmupSeconds, Added()] = Field(
+        10.0, description="Longest warm-up in seconds. It ends when the latest runs are steady. 0: no test."
+    )
     duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds.")
     min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
     soak_s: Annotated[MeasuredSeconds | None, Added()] = Field(
         None,
         description="Longest time in seconds for which the model runs before the warm-up, until the temperature "
         "changes by less than 0.5 °C a minute. By default, there is no soak.",
+    )
+    retry_s: Annotated[WarmupSeconds, Added()] = Field(
+        20.0,
+        description="Time in seconds for which a disturbed measurement is repeated. If the last one is disturbed too, "
+        "the latency is invalid.",
     )
 
     def runtime_on(self, target: str) -> str | None:

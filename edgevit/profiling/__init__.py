@@ -2,6 +2,7 @@
 
 from edgevit.profiling.loop import Clock, MeasurePlan, Opener, WallClock, Work
 from edgevit.profiling.measure import Measurement, measure
+from edgevit.profiling.meters import SpanMeter, SpanReading
 from edgevit.profiling.race import Comparison, comparisons_of_turns, interleaved
 from edgevit.profiling.statistics import Interval, nearest_rank
 
@@ -12,6 +13,8 @@ __all__ = [
     "MeasurePlan",
     "Measurement",
     "Opener",
+    "SpanMeter",
+    "SpanReading",
     "WallClock",
     "Work",
     "comparisons_of_turns",

@@ -80,6 +80,15 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def peak_bytes() -> int | None:
+    """The largest resident memory of this process so far; None if the kernel does not tell it.
+
+    VmHWM counts this program alone; ru_maxrss begins at the size of the process that started it.
+    """
+    lines = (line.split() for line in _read(Path("/proc/self/status")).splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[:1] == ["VmHWM:"]), None)
+
+
 def thermal_zones() -> dict[str, str]:
     """The kernel's texts of each thermal zone's type and temperature, by path. `targets.boards.heat` reads them."""
     files = [file for name in ("type", "temp") for file in _THERMAL_ZONES.glob(f"thermal_zone*/{name}")]

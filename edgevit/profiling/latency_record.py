@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.profiling.loop import Start
 from edgevit.profiling.telemetry import NOT_SAMPLED
+
+
+class Percentile(NamedTuple):
+    """A percentile by nearest rank, in ms, with its 95% interval.
+
+    Attributes:
+        low_ms, high_ms: None if the runs are too few for an interval, or it was not recorded.
+        is_recorded: whether the release that measured it gave intervals of this percentile.
+    """
+
+    ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+    is_recorded: bool = True
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,10 @@ class LatencyRecord:
         warnings: doubts about the measurement, a sentence each, without a full stop.
         threads, batch_size: None if they were not recorded.
         invalid: reasons why it is no latency of the device in its stated mode, a sentence each; see `Measurement`.
+        variation: standard deviation of the runs over their mean; None if it was not recorded.
+        cpus_used: processors that the process kept busy on average during the runs; None if it was not recorded.
+        parts_ms: the median time of each part of a run from a photo to a class; empty if the model alone was timed.
+        start: of the model in a process of its own; None if it was not measured.
     """
 
     p50_ms: float
@@ -35,16 +54,29 @@ class LatencyRecord:
     threads: int | None
     batch_size: int | None
     invalid: tuple[str, ...] = ()
+    p90: Percentile | None = None
+    p99: Percentile | None = None
+    variation: float | None = None
+    precision: str | None = None
+    cpus_used: float | None = None
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    start: Start | None = None
 
     @property
     def is_judged(self) -> bool:
         """Whether a budget is judged by it, and other latencies are compared with it."""
         return self.label == "measured" and not self.invalid
 
+    @property
+    def percentiles(self) -> dict[Literal[50, 90, 99], Percentile]:
+        """The recorded percentiles."""
+        recorded = {50: Percentile(self.p50_ms, self.p50_low_ms, self.p50_high_ms), 90: self.p90, 99: self.p99}
+        return {percent: value for percent, value in recorded.items() if value is not None}  # type: ignore[misc]
+
     @classmethod
     def of_metrics(cls, metrics: Mapping[str, Any]) -> LatencyRecord:
         """The record in the metrics of a latency artifact."""
-        latency = metrics["latency_ms"]
+        latency, start = metrics["latency_ms"], metrics.get("start")
         is_of_older_release = "invalid" not in latency  # older releases did not sample
         untold = (NOT_SAMPLED,) if is_of_older_release and metrics["target"] not in LOCAL_TARGETS else ()
         return cls(
@@ -60,10 +92,40 @@ class LatencyRecord:
             metrics.get("threads"),
             metrics.get("batch_size"),
             tuple(latency.get("invalid", ())),
+            p90=_percentile(latency, "p90"),
+            p99=_percentile(latency, "p99"),
+            variation=latency.get("coefficient_of_variation"),
+            precision=metrics.get("precision"),
+            cpus_used=metrics.get("cpus_used"),
+            parts_ms=metrics.get("parts_ms", {}),
+            start=Start(**start) if start else None,
         )
+
+    def numbers(self) -> dict[str, Any]:
+        """The numbers as `latency_ms` of metrics and of report.json holds them; latencies in ms."""
+        return {
+            **{
+                f"p{percent}{suffix}": value
+                for percent, percentile in self.percentiles.items()
+                for suffix, value in zip(("", "_low", "_high"), percentile[:3], strict=True)
+            },
+            "n": self.n,
+            "coefficient_of_variation": self.variation,
+            "boundary": self.boundary,
+            "label": self.label,
+            "warnings": list(self.warnings),
+            "invalid": list(self.invalid),
+        }
 
     def differences(self, other: LatencyRecord) -> list[str]:
         """`threads: 1 and 4` for each condition that differs, apart from runtime and precision."""
         names = ("target", "threads", "batch_size", "boundary", "label")
         both = [(name.replace("_", " "), getattr(self, name), getattr(other, name)) for name in names]
         return [f"{name}: {own} and {others}" for name, own, others in both if own != others]
+
+
+def _percentile(latency: Mapping[str, Any], name: str) -> Percentile | None:
+    if name not in latency:
+        return None
+    bounds = latency.get(f"{name}_low"), latency.get(f"{name}_high")
+    return Percentile(latency[name], *bounds, is_recorded=f"{name}_low" in latency)

@@ -5,15 +5,29 @@ Devices run this file as it is. Statistics stay in `measure`.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
+from bisect import bisect_left, bisect_right
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Callable, List, Literal, NamedTuple, Protocol, Sequence  # noqa: UP035 - Python 3.8 cannot subscript others
+from typing import (  # noqa: UP035 - Python 3.8 cannot subscript others
+    Any,
+    Callable,
+    Dict,
+    List,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 Boundary = Literal["compute", "end_to_end"]
 Work = Callable[[], object]
 Opener = Callable[[], "AbstractContextManager[Work]"]
 Turns = List[List[float]]  # noqa: UP006 - latencies (ms) of each model in a start
+Part = Tuple[str, Callable[[Any], Any]]  # noqa: UP006 - a name and a function of what the part before returns
 
 SLOT_MS = 20.0
 STARTS = 12  # times that a race loads its models; with fewer, one disturbed start moves the interval
@@ -21,6 +35,10 @@ SHORTEST_MS = 1e-3
 STEADY_C_PER_MIN = 0.5  # a temperature that changes more slowly is steady. Chosen, as is usual for boards
 STEADY_OVER_S = 30.0  # the time over which the slope is taken. Chosen: half a minute shows 0.5 °C a minute as 0.25 °C
 LOOK_S = 1.0  # between two readings of the temperature in a soak
+STRETCH_S = 0.5  # the last runs of a warm-up, whose halves are compared. Chosen
+FEWEST_IN_STRETCH = 8  # runs; with 4 against 4, the rank sum can tell the halves apart
+STEADY_WITHIN = 0.01  # between the medians of the halves. Chosen: half of what a measurement should agree within
+STEADY_Z = 1.96  # of the rank sum: 5% of steady runs are beyond
 
 
 @dataclass(frozen=True)
@@ -29,11 +47,13 @@ class MeasurePlan:
 
     Attributes:
         warmup_s: running time before the first sample.
+        most_warmup_s: longest warm-up, until the runs are steady; 0 for a warm-up of `warmup_s`, whatever the runs.
         duration_s: time over which samples are taken.
         min_runs: least number of samples, whatever the time.
         batch_size: images in each run.
         boundary: `compute` is the model alone with its input in place; `end_to_end` adds decoding and preprocessing.
         soak_s: longest time of load before the warm-up, until the temperature is steady.
+        is_watched: whether the state of this machine is sampled during the runs. An agent elsewhere always does it.
     """
 
     warmup_s: float = 0.5
@@ -42,6 +62,8 @@ class MeasurePlan:
     batch_size: int = 1
     boundary: Boundary = "compute"
     soak_s: float = 0.0
+    most_warmup_s: float = 0.0
+    is_watched: bool = False
 
 
 class Soak(NamedTuple):
@@ -57,6 +79,74 @@ class Soak(NamedTuple):
     end_c: float | None
     slope_c_per_min: float | None
     is_steady: bool
+
+
+class WarmUp(NamedTuple):
+    """The uncounted runs before a measurement.
+
+    Attributes:
+        is_steady: whether the last runs did not show a change; None if the plan did not ask.
+    """
+
+    seconds: float
+    runs: int
+    is_steady: bool | None
+
+
+class Runs(NamedTuple):
+    """The counted runs of a model, in order, and the warm-up before them.
+
+    Attributes:
+        seconds: from the start of the first run to the end of the last one.
+        cpu_s: processor time of this process meanwhile, over all its threads.
+        parts_ms: the median time of each part of a `Waterfall`; empty for other work.
+    """
+
+    samples_ms: List[float]  # noqa: UP006
+    warm_up: WarmUp
+    seconds: float
+    cpu_s: float
+    parts_ms: Dict[str, float]  # noqa: UP006
+
+
+class Start(NamedTuple):
+    """The start of a model in a process of its own, which has imported the runtime.
+
+    Attributes:
+        load_ms: the time to load the model, from a file that the system has in memory.
+        first_ms: the time of the first run.
+        own_bytes, peak_bytes: the largest resident memory of the process before the model was loaded, and after the
+            first run; None where the system does not tell it.
+    """
+
+    load_ms: float
+    first_ms: float
+    own_bytes: int | None
+    peak_bytes: int | None
+
+
+class Waterfall:
+    """Work in parts, one after another, each timed by itself.
+
+    Args:
+        parts: the first part is given None, every other part what the part before it returns.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        times_ns: Callable[[], List[int]] = list  # noqa: UP006
+        self._parts = [(name, part, times_ns()) for name, part in parts]
+
+    def __call__(self) -> object:
+        value = None
+        for _, part, times_ns in self._parts:
+            start = time.perf_counter_ns()
+            value = part(value)
+            times_ns.append(time.perf_counter_ns() - start)
+        return value
+
+    def medians_ms(self, runs: int) -> dict[str, float]:
+        """The median time of each part over the last `runs` runs."""
+        return {name: statistics.median(times_ns[-runs:]) / 1e6 for name, _, times_ns in self._parts}
 
 
 class Clock(Protocol):
@@ -81,14 +171,68 @@ class WallClock:
         return (time.perf_counter_ns() - start) / 1e6
 
 
-def run_alone(work: Work, plan: MeasurePlan, clock: Clock) -> list[float]:
-    """Latencies (ms) of one model, after a warm-up of `plan.warmup_s`: at least `duration_s` and `min_runs`."""
-    _warm_up(work, plan.warmup_s, clock)
+def run_alone(work: Work, plan: MeasurePlan, clock: Clock, on_start: Callable[[], object] | None = None) -> Runs:
+    """Run a model by itself: warm up until it is steady, then at least `duration_s` and `min_runs`.
+
+    Args:
+        on_start: is called between the warm-up and the counted runs.
+    """
+    warmed = warm_up(work, plan, clock)
+    if on_start is not None:
+        on_start()
     samples_ms: list[float] = []
-    end_s = clock.now_s() + plan.duration_s
-    while clock.now_s() < end_s or len(samples_ms) < plan.min_runs:
+    start_s, cpu_s = clock.now_s(), time.process_time()
+    while clock.now_s() < start_s + plan.duration_s or len(samples_ms) < plan.min_runs:
         samples_ms.append(clock.time_ms(work))
-    return samples_ms
+    seconds, cpu_s = clock.now_s() - start_s, time.process_time() - cpu_s
+    parts_ms = work.medians_ms(len(samples_ms)) if isinstance(work, Waterfall) else {}
+    return Runs(samples_ms, warmed, seconds, cpu_s, parts_ms)
+
+
+def warm_up(work: Work, plan: MeasurePlan, clock: Clock) -> WarmUp:
+    """Run a model for `warmup_s`, and on until its last runs are steady, for at most `most_warmup_s`.
+
+    The last `STRETCH_S` of runs are looked at, again after half as long.
+    """
+    start_s, times_ms = clock.now_s(), [clock.time_ms(work)]
+    while clock.now_s() - start_s < plan.warmup_s:
+        times_ms.append(clock.time_ms(work))
+    if plan.most_warmup_s == 0:
+        return WarmUp(clock.now_s() - start_s, len(times_ms), None)
+    look_s = 0.0
+    while True:
+        seconds = clock.now_s() - start_s
+        if seconds >= look_s and len(times_ms) >= FEWEST_IN_STRETCH:
+            if is_steady(_last(times_ms)):
+                return WarmUp(seconds, len(times_ms), True)
+            look_s = seconds + STRETCH_S / 2
+        if seconds >= plan.most_warmup_s:
+            return WarmUp(seconds, len(times_ms), False)
+        times_ms.append(clock.time_ms(work))
+
+
+def is_steady(times_ms: list[float]) -> bool:
+    """Whether the halves of a stretch of runs do not differ: in their medians, or in their rank sum.
+
+    Medians within `STEADY_WITHIN` count as equal. The rank sum is that of Mann and Whitney (1947), in its normal form.
+    """
+    half = len(times_ms) // 2
+    first, last = sorted(times_ms[:half]), sorted(times_ms[-half:])
+    before, after = statistics.median(first), statistics.median(last)
+    if abs(after - before) <= STEADY_WITHIN * before:
+        return True
+    larger = sum((bisect_left(first, value) + bisect_right(first, value)) / 2 for value in last)
+    spread = math.sqrt(half * half * (2 * half + 1) / 12)
+    return abs(larger - half * half / 2) <= STEADY_Z * spread
+
+
+def _last(times_ms: list[float]) -> list[float]:
+    """The runs of the last `STRETCH_S`, and at least FEWEST_IN_STRETCH."""
+    runs, total_ms = 0, 0.0
+    while runs < len(times_ms) and (total_ms < STRETCH_S * 1e3 or runs < FEWEST_IN_STRETCH):
+        runs += 1
+        total_ms += times_ms[-runs]
+    return times_ms[-runs:]
 
 
 def soak(work: Work, soak_s: float, temperature_c: Callable[[], float | None], clock: Clock) -> Soak:
@@ -154,14 +298,7 @@ def _one_start(openers: Sequence[Opener], order: Sequence[int], plan: MeasurePla
     return latencies_ms
 
 
-def _warm_up(work: Work, warmup_s: float, clock: Clock) -> None:
-    end_s = clock.now_s() + warmup_s
-    clock.time_ms(work)
-    while clock.now_s() < end_s:
-        clock.time_ms(work)
-
-
 def _runs_in_a_slot(work: Work, plan: MeasurePlan, clock: Clock) -> int:
-    _warm_up(work, plan.warmup_s / STARTS, clock)
+    warm_up(work, MeasurePlan(warmup_s=plan.warmup_s / STARTS), clock)
     once_ms = max(clock.time_ms(work), SHORTEST_MS)
     return min(max(1, round(SLOT_MS / once_ms)), max(1, plan.min_runs // 4))

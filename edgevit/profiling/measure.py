@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,27 +14,35 @@ from edgevit.profiling.loop import (
     STEADY_OVER_S,
     Clock,
     MeasurePlan,
+    Runs,
     Soak,
+    Start,
     WallClock,
+    WarmUp,
     Work,
     run_alone,
     soak,
 )
+from edgevit.profiling.meters import SpanMeter, SpanReading
 from edgevit.profiling.statistics import (
     Interval,
     Samples,
     coefficient_of_variation,
     drift,
     nearest_rank,
-    p50_interval,
+    percentile_interval,
+    trend_chance,
 )
-from edgevit.profiling.telemetry import Processor, Telemetry
+from edgevit.profiling.telemetry import NOT_SAMPLED, Processor, Telemetry
 
 Label = Literal["measured", "replayed"]
+PERCENTILES: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
 
 # trtexec calls a GPU unstable above 2.5% (TensorRT 10.14); a CPU under an operating system scatters more.
 NOISY_ABOVE = 0.10
-DRIFT_ABOVE = 0.05
+DRIFT_ABOVE = 0.05  # of the first third of the runs. Chosen: well above the 2% that measurements should agree within
+DRIFT_CHANCE = 0.01  # of a trend as strong without a drift
+DRIFT_OVER_S = 1.0  # a shorter run is too short: a block of its trend would not outlast a scheduler's time slices
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Measurement:
         doubts: reasons to doubt the measurement that the samples do not show, one sentence each.
         telemetry: the state of the machine during the measurement; None where it was not sampled.
         processor: the one that ran the model.
+        disturbed: reasons why the measurement does not count that the telemetry does not show, one sentence each.
+        parts_ms: the median time of each part of a run from a photo to a class; empty for the boundary `compute`.
+        start: of the model in a process of its own; None where it was not measured.
     """
 
     samples_ms: Samples
@@ -55,13 +66,23 @@ class Measurement:
     doubts: tuple[str, ...] = ()
     telemetry: Telemetry | None = None
     processor: Processor = "cpu"
+    disturbed: tuple[str, ...] = ()
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    start: Start | None = None
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
 
+    def interval(self, percent: Literal[50, 90, 99]) -> Interval | None:
+        """95% interval of a percentile; None if the runs are too few for it."""
+        return percentile_interval(self.samples_ms, percent)
+
     @cached_property
     def p50_interval(self) -> Interval:
-        return p50_interval(self.samples_ms)
+        """95% interval of the median."""
+        interval = self.interval(50)
+        assert interval is not None
+        return interval
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -73,9 +94,11 @@ class Measurement:
     def invalid(self) -> tuple[str, ...]:
         """Reasons why the latency is none of the device in its stated mode, one sentence each.
 
-        No budget is judged by an invalid latency, and it makes no model faster than another.
+        The machine was disturbed by other work, by its clocks or its heat. No budget is judged by an invalid latency,
+        and it makes no model faster than another.
         """
-        return self.telemetry.invalid(self.processor) if self.telemetry else ()
+        from_telemetry = self.telemetry.invalid(self.processor) if self.telemetry else ()
+        return (*self.disturbed, *from_telemetry)
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""
@@ -83,8 +106,7 @@ class Measurement:
             "p50": self.percentile_ms(50),
             "p90": self.percentile_ms(90),
             "p99": self.percentile_ms(99),
-            "p50_low": self.p50_interval.low,
-            "p50_high": self.p50_interval.high,
+            **self._bounds(),
             "n": len(self.samples_ms),
             "coefficient_of_variation": coefficient_of_variation(self.samples_ms),
             "boundary": self.plan.boundary,
@@ -93,6 +115,15 @@ class Measurement:
             "invalid": list(self.invalid),
         }
 
+    def _bounds(self) -> dict[str, float | None]:
+        """The intervals of the percentiles; None where the runs are too few."""
+        bounds: dict[str, float | None] = {}
+        for percent in PERCENTILES:
+            interval = self.interval(percent)
+            bounds[f"p{percent}_low"] = interval.low if interval else None
+            bounds[f"p{percent}_high"] = interval.high if interval else None
+        return bounds
+
 
 def measure(
     work: Work,
@@ -100,19 +131,109 @@ def measure(
     clock: Clock | None = None,
     conditions: Mapping[str, Any] | None = None,
     temperature_c: Callable[[], float | None] = hottest_c,
+    meters: Sequence[SpanMeter] = (),
+    processor: Processor = "cpu",
 ) -> Measurement:
-    """Measure the latency of `work`: warm up for `plan.warmup_s`, then run for at least `duration_s` and `min_runs`.
+    """Measure the latency of `work`: warm up until it is steady, then run for at least `duration_s` and `min_runs`.
 
     With `plan.soak_s`, the machine is heated before.
 
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
         temperature_c: of the processor that runs `work`; None where it is not known.
+        meters: measure the span of the counted runs, if the plan asks to watch the machine.
+        processor: the one that runs `work`.
     """
     receipt, clock = {**(conditions or {}), **plan.__dict__, **load_now()}, clock or WallClock()
+    meters = meters if plan.is_watched else ()
     soaked = soak(work, plan.soak_s, temperature_c, clock) if plan.soak_s else None
-    samples_ms = np.asarray(run_alone(work, plan, clock))
-    return Measurement(samples_ms, plan, {**receipt, **conditions_of_soak(soaked)}, doubts=doubts_of_soak(soaked))
+    runs, readings = _metered(work, plan, clock, meters)
+    samples_ms = np.asarray(runs.samples_ms)
+    telemetry = next((reading.telemetry for reading in readings if reading.telemetry), None)
+    unwatched = (NOT_SAMPLED,) if plan.is_watched and telemetry is None else ()
+    of_meters = {name: value for reading in readings for name, value in reading.conditions.items()}
+    return Measurement(
+        samples_ms,
+        plan,
+        {
+            **receipt,
+            **conditions_of_soak(soaked),
+            **conditions_of_runs(runs.warm_up, runs.seconds, runs.cpu_s),
+            **of_meters,
+        },
+        doubts=(
+            *doubts_of_soak(soaked),
+            *doubts_of_warm_up(runs.warm_up),
+            *unwatched,
+            *(doubt for reading in readings for doubt in reading.doubts),
+        ),
+        telemetry=telemetry,
+        processor=processor,
+        disturbed=(*drifted(samples_ms), *(reason for reading in readings for reason in reading.invalid)),
+        parts_ms=runs.parts_ms,
+        start=next((reading.start for reading in readings if reading.start), None),
+    )
+
+
+def _metered(
+    work: Work, plan: MeasurePlan, clock: Clock, meters: Sequence[SpanMeter]
+) -> tuple[Runs, list[SpanReading]]:
+    """The runs, and what the meters say of them. A meter that was started is stopped, also where a run fails."""
+    started = list[SpanMeter]()
+
+    def start() -> None:
+        for meter in meters:
+            meter.start(plan)
+            started.append(meter)
+
+    try:
+        runs = run_alone(work, plan, clock, start)
+    finally:
+        readings = [meter.stop() for meter in started]
+    return runs, readings
+
+
+def valid_measurement(
+    take: Callable[[], Measurement], retry_s: float, say: Callable[[str], None], clock: Clock | None = None
+) -> Measurement:
+    """A measurement that is taken again as long as it is invalid, until `retry_s` have passed since the first one.
+
+    The reasons of the earlier takes are in the conditions, as `disturbed_takes`. The last take may be invalid.
+
+    Args:
+        take: measures. Replayed times are not taken again: they would be the same.
+        say: receives a line for each take that does not count.
+    """
+    clock, measured, takes = clock or WallClock(), take(), list[tuple[str, ...]]()
+    end_s = clock.now_s() + retry_s
+    while measured.invalid and measured.label == "measured" and clock.now_s() < end_s:
+        say(f"measured again, because the run was disturbed: {'; '.join(measured.invalid)}")
+        takes.append(measured.invalid)
+        measured = take()
+    return replace(
+        measured, conditions={**measured.conditions, "disturbed_takes": [list(reasons) for reasons in takes]}
+    )
+
+
+def drifted(samples_ms: Samples) -> tuple[str, ...]:
+    """A sentence, if the latency rose or fell over the run by more than DRIFT_ABOVE, and not by chance."""
+    change = drift(samples_ms)
+    if samples_ms.sum() < DRIFT_OVER_S * 1e3 or abs(change) <= DRIFT_ABOVE or trend_chance(samples_ms) > DRIFT_CHANCE:
+        return ()
+    word = "slower" if change > 0 else "faster"
+    return (f"the speed changed over the run: its last third was {abs(change):.0%} {word} than its first",)
+
+
+def conditions_of_runs(warmed: WarmUp, seconds: float, cpu_s: float) -> dict[str, Any]:
+    """The warm-up, and the processors that the process kept busy on average, for the conditions."""
+    return {"warm_up": warmed._asdict(), "cpus_used": cpu_s / seconds if seconds > 0 else None}
+
+
+def doubts_of_warm_up(warmed: WarmUp) -> tuple[str, ...]:
+    """A sentence, if the runs did not become steady."""
+    if warmed.is_steady in (True, None):
+        return ()
+    return (f"after a warm-up of {warmed.seconds:.0f} s, the runs were not steady: give most_warmup_s more time",)
 
 
 def conditions_of_soak(soaked: Soak | None) -> dict[str, Any]:
@@ -144,6 +265,6 @@ def _warnings(samples_ms: Samples) -> list[str]:
     variation, change = coefficient_of_variation(samples_ms), drift(samples_ms)
     if variation > NOISY_ABOVE:
         warnings.append(f"the runs scatter by {variation:.0%} of their mean: other work, or throttling, disturbed them")
-    if change > DRIFT_ABOVE:
+    if change > DRIFT_ABOVE and not drifted(samples_ms):
         warnings.append(f"the last third was {change:.0%} slower than the first: the machine may have throttled")
     return warnings

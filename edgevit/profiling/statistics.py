@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float64]
 
-RESAMPLES = 1000
-BLOCKS = 20
+MOST_BLOCKS, FEWEST_BLOCKS = 64, 16  # of a run; blocks are joined until neighbors hardly depend on each other
+TREND_BLOCKS = 20
+NORMAL = 1.96  # 97.5% of the normal distribution
+# Independent runs that an interval of a percentile needs: those of MLPerf's early stopping (LoadGen, single stream).
+FEWEST_RUNS: Mapping[float, int] = {50: 1, 90: 64, 99: 662}
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,55 @@ def nearest_rank(samples_ms: Samples, percent: float) -> float:
     return float(ordered[_rank(percent, len(ordered))])
 
 
-def time_blocks(samples_ms: Samples, blocks: int = BLOCKS) -> NDArray[np.int64]:
-    """The block number of each sample, for a run cut into `blocks` blocks of equal time.
+def percentile_interval(samples_ms: Samples, percent: float) -> Interval | None:
+    """95% interval of a percentile of FEWEST_RUNS, from order statistics; None if the runs are too few.
 
-    Consecutive samples share clocks, caches and neighbors, so the bootstrap resamples blocks instead of samples.
+    The share of runs up to the percentile has a variance, estimated over blocks of runs. It gives the number of
+    independent runs that say as much, and these the exact binomial bounds of the share (Clopper and Pearson 1934). The
+    runs of these ranks are the bounds of the percentile (Woodruff 1952).
     """
-    middle_ms = np.cumsum(samples_ms) - samples_ms / 2
-    total_ms = float(samples_ms.sum())
-    if total_ms == 0:
-        return np.arange(len(samples_ms)) * blocks // len(samples_ms)
-    return np.minimum((middle_ms / total_ms * blocks).astype(np.int64), blocks - 1)
+    from scipy.special import betaincinv  # a finished run does not need it
+
+    share = percent / 100
+    independent = min(independent_runs(samples_ms, at) for at in {50.0, percent})
+    if independent < FEWEST_RUNS[percent]:
+        return None
+    below, above = share * independent, (1 - share) * independent
+    low, high = betaincinv(below, above + 1, 0.025), betaincinv(below + 1, above, 0.975)
+    return Interval(nearest_rank(samples_ms, 100 * float(low)), nearest_rank(samples_ms, 100 * float(high)))
 
 
-def p50_interval(samples_ms: Samples, resamples: int = RESAMPLES) -> Interval:
-    """95% interval of the median by a block bootstrap over blocks of time (Künsch 1989)."""
-    medians = _bootstrap_medians(samples_ms, _dense(time_blocks(samples_ms)), _generator(), resamples)
-    return _percentile_interval(medians)
+def independent_runs(samples_ms: Samples, percent: float) -> float:
+    """The number of independent runs whose share up to a percentile varies as that of these runs, at most all.
+
+    Runs share clocks, caches and neighbors. The variance of the share is that over blocks. Blocks are joined in pairs
+    until neighbors hardly depend on each other, and what dependence is left widens it as in an AR(1) process. Student's
+    distribution stands for the few blocks (Steiger and Wilson 2002).
+    """
+    from scipy.special import stdtrit
+
+    count, share = len(samples_ms), percent / 100
+    is_below = (samples_ms <= nearest_rank(samples_ms, percent)).astype(np.float64)
+    blocks = min(MOST_BLOCKS, count // 4)
+    if blocks < 2:
+        return float(count)
+    while True:
+        shares = np.array([block.mean() for block in np.array_split(is_below, blocks)])
+        dependence = _dependence(shares)
+        if dependence <= 1 / math.sqrt(blocks) or blocks // 2 < FEWEST_BLOCKS:
+            break
+        blocks //= 2
+    widened = (1 + dependence) / (1 - dependence)
+    variance = max(float(shares.var(ddof=1)) / blocks * widened, share * (1 - share) / count)
+    freedom = max(2.0, (blocks - 1) / widened)
+    return max(1.0, float(share * (1 - share) / (variance * (stdtrit(freedom, 0.975) / NORMAL) ** 2)))
+
+
+def _dependence(values: Samples) -> float:
+    """Correlation of neighbors, without its bias, from 0 to 0.9."""
+    centered = values - values.mean()
+    square = float(centered @ centered)
+    return min(max(float(centered[:-1] @ centered[1:]) / square + 1 / len(values), 0.0), 0.9) if square else 0.0
 
 
 def ratio_over_starts(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:
@@ -91,37 +127,20 @@ def drift(samples_ms: Samples) -> float:
     return nearest_rank(samples_ms[-third:], 50) / max(nearest_rank(samples_ms[:third], 50), 1e-12) - 1
 
 
+def trend_chance(samples_ms: Samples) -> float:
+    """The chance of so strong a rise or fall of the latency over TREND_BLOCKS blocks of runs, if there is none.
+
+    Kendall's rank correlation of the blocks' medians with their order (Mann 1945).
+    """
+    from scipy.stats import kendalltau
+
+    if len(samples_ms) < TREND_BLOCKS:
+        return 1.0
+    medians = [nearest_rank(block, 50) for block in np.array_split(samples_ms, TREND_BLOCKS)]
+    chance = float(kendalltau(range(TREND_BLOCKS), medians).pvalue)
+    return 1.0 if math.isnan(chance) else chance  # equal medians
+
+
 def _rank(percent: float, count: int) -> int:
     # Rounded first: 0.55 * 100 is 55.00000000000001 in floating point, and its ceiling the wrong rank.
     return max(0, math.ceil(round(percent * count / 100, 9)) - 1)
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-def _dense(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Block numbers without gaps: a block may hold no sample."""
-    return np.unique(blocks, return_inverse=True)[1].astype(np.int64)
-
-
-def _bootstrap_medians(
-    samples_ms: Samples, blocks: NDArray[np.int64], generator: np.random.Generator, resamples: int
-) -> Samples:
-    """Nearest-rank medians of `resamples` draws of whole blocks with replacement.
-
-    The samples are sorted once; each draw gives the blocks' weights, and its median is a weighted median.
-    """
-    count = int(blocks.max()) + 1
-    draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
-    order = np.argsort(samples_ms, kind="stable")
-    ordered, block_of = samples_ms[order], blocks[order]
-    medians = np.empty(resamples)
-    for index, weights in enumerate(draws):
-        cumulative = np.cumsum(weights[block_of])
-        medians[index] = ordered[np.searchsorted(cumulative, math.ceil(cumulative[-1] / 2))]
-    return medians
-
-
-def _percentile_interval(values: Samples) -> Interval:
-    return Interval(nearest_rank(values, 2.5), nearest_rank(values, 97.5))

@@ -13,14 +13,18 @@ import numpy as np
 
 from edgevit.profiling.loop import STEADY_C_PER_MIN
 
-Kind = Literal["temperature_c", "clock_mhz", "power_mw", "other_load"]
+Kind = Literal["temperature_c", "clock_mhz", "power_mw", "other_load", "stolen"]
 Processor = Literal["cpu", "gpu"]
 
 TELEMETRY_FILE = "telemetry.json"  # of a latency: all samples
 CLOCK_FALLS = (
     0.10  # of the highest clock. Chosen: above the steps by which a locked clock is shown (1,016 to 1,018 MHz)
 )
-OTHER_LOAD = 0.10  # of all processors. Chosen: a desktop at rest needs less
+OTHER_LOAD: Mapping[Processor, float] = {
+    "cpu": 0.05,
+    "gpu": 0.10,
+}  # of all processors. Chosen: a desktop at rest needs less
+STOLEN = 0.02  # of the time that processors were to work. Chosen: what measurements should agree within
 RISE_C = 1.0  # during the measurement. Chosen: twice the coarsest step of a Jetson's sensors, 0.5 °C
 FEWEST = 3  # values, below which nothing is judged. Chosen
 NOT_SAMPLED = "the machine's state was not sampled during the runs: throttling would not be seen"
@@ -33,7 +37,8 @@ class Series:
     """One sensor over time.
 
     Attributes:
-        kind: with the unit; `other_load` is the share of all processors that other programs used, 0 to 1.
+        kind: with the unit. `other_load` is the share of all processors that other programs used, 0 to 1; `stolen` the
+            share of their busy time in which the machine's host ran other machines.
         name: the sensor, such as tj, gpu, VDD_IN. The power `total` is that of the module.
         time_s: seconds from the start of the program.
     """
@@ -151,6 +156,10 @@ def _invalid(telemetry: Telemetry, processor: Processor) -> Iterator[str]:
     for cause, events in telemetry.throttled.items():
         if events:
             yield f"the machine throttled while it was measured: {cause}, {events} event{'s' if events > 1 else ''}"
+    if processor == "cpu" and (load := _other_load(telemetry, processor)):
+        yield load
+    if (share := _mean(telemetry, "stolen")) > STOLEN:
+        yield f"the host of this virtual machine took {share:.0%} of its time while the runs were timed"
     # A CPU's clock turns with the load of each moment, so a fall of it is a doubt.
     if processor == "gpu" and (fall := _fall_of_clock(telemetry, processor)):
         yield fall
@@ -168,10 +177,22 @@ def _doubts(telemetry: Telemetry, processor: Processor) -> Iterator[str]:
                 f"the temperature of {watched.name} rose by {rise:.1f} °C while the runs were timed: later runs may be "
                 "slower (soak_s heats the machine before)"
             )
-    load = telemetry.of("other_load")
-    shares = load.between(telemetry.window).values if load else ()
-    if len(shares) >= FEWEST and (share := sum(shares) / len(shares)) > OTHER_LOAD:
-        yield f"other programs used {share:.0%} of the processors while the runs were timed"
+    if processor == "gpu" and (load := _other_load(telemetry, processor)):
+        yield load
+
+
+def _other_load(telemetry: Telemetry, processor: Processor) -> str | None:
+    share = _mean(telemetry, "other_load")
+    if share <= OTHER_LOAD[processor]:
+        return None
+    return f"other programs used {share:.0%} of the processors while the runs were timed"
+
+
+def _mean(telemetry: Telemetry, kind: Kind) -> float:
+    """The mean share over the counted runs; 0 for fewer than FEWEST values."""
+    series = telemetry.of(kind)
+    shares = series.between(telemetry.window).values if series else ()
+    return sum(shares) / len(shares) if len(shares) >= FEWEST else 0.0
 
 
 def _fall_of_clock(telemetry: Telemetry, processor: Processor) -> str | None:

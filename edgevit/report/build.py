@@ -19,7 +19,7 @@ from edgevit.report.episodes import over_episodes
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
-from edgevit.report.text import markdown
+from edgevit.report.text import latency_facts, markdown
 from edgevit.report.variants import Lineup, data_of, lineup
 from edgevit.report.verdict import outcome, verdict_json, verdict_on
 
@@ -57,6 +57,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
         "cautions": _cautions(models, verdict),
         "device": on_device(models),
+        "latency_facts": latency_facts(models.deployed.timing) if models.deployed.timing else [],
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,

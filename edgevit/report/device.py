@@ -180,8 +180,6 @@ def _is_alike(variant: Variant, timings: list[LatencyRecord]) -> bool:
 
 def _cell(variants: list[Variant], timings: list[LatencyRecord]) -> Json | None:
     """The last latency, alike `timings`, and accuracy of a model on a machine; None if it was not measured there."""
-    timed = [
-        variant.latency.metrics["latency_ms"] for variant in variants if variant.latency and _is_alike(variant, timings)
-    ]
+    timed = [variant.timing.numbers() for variant in variants if variant.timing and _is_alike(variant, timings)]
     tested = [variant.as_json()["top1"] for variant in variants if variant.evaluation]
     return {"latency_ms": timed[-1] if timed else None, "top1": tested[-1] if tested else None} if variants else None

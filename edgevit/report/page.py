@@ -137,14 +137,14 @@ def _selection(selection: Json) -> Json:
 
 
 def _latency(deployed: Variant) -> Json | None:
-    if deployed.latency is None:
+    if deployed.latency is None or deployed.timing is None:
         return None
     recorded = json.loads(deployed.latency.file("latency.json").read_text(encoding="utf-8"))
     samples_ms = np.asarray(recorded["samples_ms"], dtype=np.float64)
-    numbers = deployed.latency.metrics["latency_ms"]
-    percentiles = {name: numbers[name] for name in ("p50", "p90", "p99")}
+    percentiles = {f"p{percent}": value.ms for percent, value in deployed.timing.percentiles.items()}
     return {
-        "numbers": numbers,
+        "numbers": deployed.timing.numbers(),
+        "sentence": text.latency_sentence(deployed.timing),
         "histogram": plots.latency_histogram(samples_ms, percentiles),
         "run_order": plots.run_order(samples_ms),
         "conditions": recorded["conditions"],

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
+from edgevit.profiling.latency_record import LatencyRecord, Percentile
+from edgevit.profiling.statistics import FEWEST_RUNS
 from edgevit.terminal import points, printable
 
 WIDTH = 80
@@ -58,21 +60,60 @@ def few_shot_rows(by_method: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
     ]
 
 
-def latency_sentence(latency: Mapping[str, Any]) -> str:
-    """The percentiles of a latency in ms, and the interval of its median. It says if they are replayed or invalid."""
-    interval = f" (95% interval {latency['p50_low']:.3g} to {latency['p50_high']:.3g})"
-    replayed = "" if latency["label"] == "measured" else f"{latency['label']}, not measured: "
-    invalid = "".join(f"INVALID, {reason}: " for reason in latency.get("invalid", ()))
-    percentiles = f"p50 {latency['p50']:.3g} ms{interval}, p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g}"
-    return f"{invalid}{replayed}{percentiles}"
+def latency_sentence(latency: LatencyRecord) -> str:
+    """The percentiles of a latency in ms, each with its interval. It says if they are replayed."""
+    replayed = "" if latency.label == "measured" else f"{latency.label}, not measured: "
+    texts = []
+    for percent, percentile in latency.percentiles.items():
+        name, unit = ("95% interval ", " ms") if percent == 50 else ("", "")
+        interval = "" if percentile.low_ms is None else f" ({name}{_from_to(percentile)})"
+        texts.append(f"p{percent} {percentile.ms:.3g}{unit}{interval}")
+    return f"{replayed}{', '.join(texts)}"
+
+
+def latency_interval(latency: LatencyRecord) -> str:
+    """The 95% interval of the median in ms."""
+    return _from_to(latency.percentiles[50])
+
+
+def _from_to(percentile: Percentile) -> str:
+    return f"{percentile.low_ms:.3g} to {percentile.high_ms:.3g}"
+
+
+def latency_facts(latency: LatencyRecord) -> list[tuple[str, str]]:
+    """Labels and values of what was measured beside the percentiles."""
+    return list(_latency_facts(latency))
+
+
+def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
+    for percent, percentile in latency.percentiles.items():
+        if percentile.low_ms is None and percentile.is_recorded:
+            yield f"Interval of p{percent}", f"too few runs: it needs {FEWEST_RUNS[percent]:,} independent runs"
+    if latency.parts_ms:
+        parts = " → ".join(f"{name} {milliseconds(part_ms)}" for name, part_ms in latency.parts_ms.items())
+        yield "Parts", f"{parts} (medians)"
+    if latency.cpus_used is not None:
+        yield "Processors", f"{latency.cpus_used:.2g} busy on average"
+    if start := latency.start:
+        yield "Start", f"{milliseconds(start.load_ms)} to load, {milliseconds(start.first_ms)} for the first run"
+        if start.peak_bytes is not None and start.own_bytes is not None:
+            own = f"{size(start.own_bytes)} before the model was loaded"
+            yield "Memory", f"at most {size(start.peak_bytes)} in a process of its own, {own}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
+    """The median of a latency in report.json, with its label unless it was measured and is valid."""
+    return NOT_MEASURED if latency is None else _median(latency["p50"], latency["label"], bool(latency["invalid"]))
+
+
+def median_cell(latency: LatencyRecord) -> str:
     """The median of a latency, with its label unless it was measured and is valid."""
-    if latency is None:
-        return NOT_MEASURED
-    label = "" if latency["label"] == "measured" else f" {latency['label']}"
-    return f"{milliseconds(latency['p50'])}{label}{' invalid' if latency.get('invalid') else ''}"
+    return _median(latency.p50_ms, latency.label, bool(latency.invalid))
+
+
+def _median(p50_ms: float, label: str, is_invalid: bool) -> str:
+    label = "" if label == "measured" else f" {label}"
+    return f"{milliseconds(p50_ms)}{label}{' invalid' if is_invalid else ''}"
 
 
 def accuracy_sentences(metrics: Mapping[str, Any]) -> list[str]:
@@ -113,6 +154,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_on_device(report["device"]),
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
+        *_beside_latency(report["latency_facts"]),
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
@@ -125,6 +167,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
+
+
+def _beside_latency(facts: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The list of report.md."""
+    if facts:
+        yield "Beside the latency of the deployed model:"
+        yield "\n".join(_paragraph(f"- {label}: {value}") for label, value in facts)
 
 
 def device_title(device: Mapping[str, Any]) -> str:
@@ -311,9 +360,9 @@ def selection_sentence(selection: Mapping[str, Any]) -> str:
     limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if name in named and limit]
     count, timed = len(selection["models"]) + len(selection["dropped"]), len(selection["models"])
     return (
-        f"'{selection['id']}' took {selection['winner']} of {count} models, by top-1 on {selection['data']} "
-        f"({selection['n']:,} images) and p50{' in turns' if timed > 1 else ''} on {selection['target']}. "
-        f"Limits: {' and '.join(limits) or 'none'}."
+        f"'{selection['id']}' took {selection['winner']}, one of {count} models. The budget: "
+        f"{' and '.join(limits) or 'no limit'}. Top-1 was measured on {selection['data']} ({selection['n']:,} images), "
+        f"and p50{' in turns' if timed > 1 else ''} on {selection['target']}."
     )
 
 

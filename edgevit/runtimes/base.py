@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -17,9 +17,10 @@ from edgevit.configs.runtimes import RUNTIMES, TORCH
 from edgevit.context import usable_cpus
 from edgevit.data.preprocess import open_image, preprocess
 from edgevit.errors import ArtifactError, TargetError
-from edgevit.profiling import Measurement, MeasurePlan, Work, measure
+from edgevit.profiling import Measurement, MeasurePlan, SpanMeter, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.profiling.layer_times import LayerTimes
+from edgevit.profiling.loop import Part, Waterfall
 from edgevit.provenance import version_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -79,7 +80,13 @@ class Session(Protocol):
 
 
 class LocalSession(Session, Protocol):
-    """A model that this process has loaded."""
+    """A model that this process has loaded.
+
+    Attributes:
+        meters: what a target of this machine measures beside the times, where a plan asks to watch the machine.
+    """
+
+    meters: Sequence[SpanMeter] = ()
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. A race of two models interleaves such runs."""
@@ -99,7 +106,7 @@ class HostSession(LocalSession):
         return dict(zip(names, outputs, strict=True))
 
     def measure(self, plan: MeasurePlan) -> Measurement:
-        return measure(self.work(plan), plan, conditions=self._conditions)
+        return measure(self.work(plan), plan, conditions=self._conditions, meters=self.meters)
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run: for boundary `compute`, on preprocessed images.
@@ -195,15 +202,22 @@ def input_batches(
         yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]), len(group)
 
 
-def end_to_end(session: Session, batch_size: int) -> Work:
-    """A run from encoded JPEG images to outputs, with decoding and preprocessing."""
-    encoded, name = encoded_photo(), session.spec.inputs[0].name
+def end_to_end(session: Session, batch_size: int, compute: Sequence[Part] = ()) -> Waterfall:
+    """A run from encoded JPEG images to the class of each, in parts: decode, preprocess, compute, post.
 
-    def run() -> Arrays:
-        decoded = (open_image(io.BytesIO(encoded)) for _ in range(batch_size))
-        return session.infer({name: preprocessed(decoded, session.spec.preprocess)})
-
-    return run
+    Args:
+        compute: the parts from the input tensor to outputs by name, if the session has several.
+    """
+    encoded, rule, name = encoded_photo(), session.spec.preprocess, session.spec.inputs[0].name
+    scores = session.spec.outputs[0].name
+    return Waterfall(
+        (
+            ("decode", lambda _: [open_image(io.BytesIO(encoded)) for _ in range(batch_size)]),
+            ("preprocess", lambda images: preprocessed(images, rule)),
+            *(compute or (("compute", lambda tensor: session.infer({name: tensor})),)),
+            ("post", lambda outputs: outputs[scores].argmax(axis=1)),
+        )
+    )
 
 
 def encoded_photo() -> bytes:

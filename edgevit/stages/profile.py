@@ -11,6 +11,7 @@ from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import target_for
@@ -19,17 +20,9 @@ from edgevit.targets import target_for
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
     check_batch(model.io, config.batch_size)
-    plan = MeasurePlan(
-        config.warmup_s,
-        config.duration_s,
-        config.min_runs,
-        config.batch_size,
-        config.boundary,
-        config.soak_s or 0.0,
-    )
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target, context).open(model, options) as session:
-        measured = session.measure(plan)
+        measured = valid_measurement(lambda: session.measure(_plan(config)), config.retry_s, context.progress.say)
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
     for warning in measured.warnings:
@@ -45,5 +38,21 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         "precision": precision_of(model, options),
         "threads": config.threads if runtime_of(model) != TENSORRT.name else None,  # of the CPU
         "batch_size": config.batch_size,
+        "cpus_used": measured.conditions.get("cpus_used"),
+        "parts_ms": dict(measured.parts_ms),
+        "start": measured.start and measured.start._asdict(),
     }
     return Contents(kind="latency", metrics=metrics, logs=(TELEMETRY_FILE,) if measured.telemetry is not None else ())
+
+
+def _plan(config: Profile) -> MeasurePlan:
+    return MeasurePlan(
+        warmup_s=config.warmup_s,
+        most_warmup_s=max(config.warmup_s, config.most_warmup_s),
+        duration_s=config.duration_s,
+        min_runs=config.min_runs,
+        batch_size=config.batch_size,
+        boundary=config.boundary,
+        soak_s=config.soak_s or 0.0,
+        is_watched=True,
+    )

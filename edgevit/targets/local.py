@@ -21,6 +21,8 @@ from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime
 from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
+from edgevit.targets.fresh_start import FreshStart
+from edgevit.targets.machine_meter import MachineMeter
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.nvidia_gpus import check_one_kind, no_answer, no_gpu
 from edgevit.targets.visits import facts_of
@@ -50,7 +52,10 @@ class LocalCpu:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        yield self._opener(model, options)()
+        session = self._opener(model, options)()
+        has_file = runtime_of(model) != TORCH.name
+        session.meters = (MachineMeter(), FreshStart(model, options)) if has_file else (MachineMeter(),)
+        yield session
 
     def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
         return _race([self._opener(model, options) for model in models], plan)

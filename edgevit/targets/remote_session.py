@@ -7,45 +7,47 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from edgevit.artifacts import Artifact, Frozen, IOSpec, Json
+from edgevit.artifacts import Artifact, Frozen, Json
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.data.preprocess import fit_to_size
-from edgevit.graphs.files import copy_onnx, onnx_file, read_onnx
-from edgevit.model_file import ModelFile, TensorrtOptions, json_of_options
+from edgevit.graphs.files import read_onnx
+from edgevit.model_file import ModelFile, TensorrtOptions
 from edgevit.profiling import Comparison, Measurement, MeasurePlan, comparisons_of_turns
-from edgevit.profiling.loop import STARTS, Soak
-from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
+from edgevit.profiling.loop import STARTS, Soak, Start, WarmUp
+from edgevit.profiling.measure import conditions_of_runs, conditions_of_soak, doubts_of_soak, doubts_of_warm_up, drifted
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
     Session,
     SessionOptions,
     check_batch,
-    encoded_photo,
     fixed_batch,
     precision_of,
-    random_images,
     runtime_of,
 )
 from edgevit.runtimes.onnxruntime.engine import compiled_file, write_engine
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
 from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry
+from edgevit.targets.worker_requests import MODEL, input_file, model_for_worker, one_file, side_for_worker
 
 SHARD_BYTES = 32 * 2**20  # of input that travels together
-MODEL = "model.onnx"
 LOADING_S = 600  # for a program to start and to load its models, on a slow machine
 SECONDS_A_RUN = 60  # at most
 MOST_TIMES_LARGER = 4  # than its source is a compiled graph: INT8 weights of operators without a kernel become float32
 BESIDE_WEIGHTS = 2**24  # bytes of a compiled graph
 
+N = TypeVar("N", bound=tuple[float | None, ...])
+MOST = 2**62  # bytes, seconds or runs
+
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 _Samples = Annotated[list[_Milliseconds], Field(min_length=1, max_length=10_000_000)]
 
 
@@ -55,6 +57,13 @@ def _bounded(soak: Soak) -> Soak:
     if soak.seconds < 0 or not all(math.isfinite(number) for number in numbers if number is not None):
         raise ValueError("the numbers of a soak are finite, and its time is not negative")
     return soak
+
+
+def _plausible(numbers: N) -> N:
+    """Times and sizes that a machine tells. Raises ValueError if one is negative or not finite."""
+    if not all(0 <= number < MOST for number in numbers if number is not None):
+        raise ValueError("times and sizes are finite and not negative")
+    return numbers
 
 
 class _Moment(Frozen):
@@ -75,7 +84,11 @@ class _Timed(Frozen):
 
 
 class _Measured(_Timed):
-    cold_start_ms: _Milliseconds
+    start: Annotated[Start, AfterValidator(_plausible)]
+    warm_up: Annotated[WarmUp, AfterValidator(_plausible)]
+    seconds: _Seconds
+    cpu_s: _Seconds
+    parts_ms: dict[Annotated[str, Field(max_length=20)], _Seconds] = Field(max_length=10)
     soak: Annotated[Soak, AfterValidator(_bounded)] | None
     samples_ms: _Samples
 
@@ -125,9 +138,9 @@ class RemoteSession(Session):
     def measure(self, plan: MeasurePlan) -> Measurement:
         check_batch(self.spec, plan.batch_size)
         with TemporaryDirectory() as folder:
-            source = _input(self.spec, plan, Path(folder))
-            request = {"do": "measure", **_side(self._model, MODEL, source.name), "plan": vars(plan)}
-            files = {MODEL: _onnx_file(self._model, Path(folder)), source.name: source}
+            source = input_file(self.spec, plan, Path(folder))
+            request = {"do": "measure", **side_for_worker(self._model, MODEL, source.name), "plan": vars(plan)}
+            files = {MODEL: one_file(self._model, Path(folder)), source.name: source}
             asked = {**request, "threads": self._threads}
             answer, telemetry = self._worker.timed(asked, files, _Measured, _limit_s(plan), _counted_s)
         if len(answer.samples_ms) < plan.min_runs:
@@ -136,12 +149,27 @@ class RemoteSession(Session):
             **self._worker.conditions,
             **_conditions(self._model, answer),
             **conditions_of_soak(answer.soak),
+            **conditions_of_runs(answer.warm_up, answer.seconds, answer.cpu_s),
             **conditions_of_telemetry(telemetry),
             "threads": self._threads,
             **vars(plan),
         }
-        doubts = (*doubts_of_soak(answer.soak), *doubts_of_telemetry(telemetry))
-        return Measurement(np.asarray(answer.samples_ms), plan, conditions, self._worker.label, doubts, telemetry)
+        samples_ms, label = np.asarray(answer.samples_ms), self._worker.label
+        return Measurement(
+            samples_ms,
+            plan,
+            conditions,
+            label,
+            doubts=(
+                *doubts_of_soak(answer.soak),
+                *doubts_of_warm_up(answer.warm_up),
+                *doubts_of_telemetry(telemetry),
+            ),
+            telemetry=telemetry,
+            disturbed=drifted(samples_ms),
+            parts_ms=answer.parts_ms,
+            start=answer.start,
+        )
 
     @property
     def _threads(self) -> int:
@@ -162,13 +190,13 @@ class RemoteSession(Session):
         """The model as one file."""
         if runtime_of(self._model) == TENSORRT.name:
             return self._model.file(self._model.model_file.name)
-        return _onnx_file(self._model, folder)
+        return one_file(self._model, folder)
 
     def _outputs(self, images: NDArray[Any], batch_size: int, preprocess: Json | None) -> Arrays:
         """The outputs for images, uint8 (n, H, W, 3), that the target preprocesses; or for the input tensor itself."""
         request = {
             "do": "outputs",
-            "model": _model(self._model, self._name),
+            "model": model_for_worker(self._model, self._name),
             "threads": self._threads,
             "batch_size": min(batch_size, self._max_batch or batch_size),
             "fixed_batch": fixed_batch(self.spec),
@@ -201,9 +229,9 @@ def race_on(
             check_batch(model.io, plan.batch_size)
             own = Path(folder) / str(index)
             own.mkdir()
-            source, name = _input(model.io, plan, own), f"{index}_{MODEL}"
-            sides.append(_side(model, name, f"{index}_{source.name}"))
-            files |= {name: _onnx_file(model, own), f"{index}_{source.name}": source}
+            source, name = input_file(model.io, plan, own), f"{index}_{MODEL}"
+            sides.append(side_for_worker(model, name, f"{index}_{source.name}"))
+            files |= {name: one_file(model, own), f"{index}_{source.name}": source}
         request = {"do": "race", "threads": options.threads or worker.cpus, "models": sides, "plan": vars(plan)}
         answer, telemetry = worker.timed(request, files, _Raced, len(models) * _limit_s(plan), lambda _: math.inf)
     if any(len(turns) != len(models) for turns in answer.starts):
@@ -215,9 +243,9 @@ def race_on(
 
 def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
     """Write the graph that ONNX Runtime optimizes for the target of a worker into folder `out`."""
-    request = {"do": "compile", "threads": 1, "model": _model(model, MODEL)}
+    request = {"do": "compile", "threads": 1, "model": model_for_worker(model, MODEL)}
     with TemporaryDirectory() as folder:
-        source = _onnx_file(model, Path(folder))
+        source = one_file(model, Path(folder))
         most_bytes = MOST_TIMES_LARGER * source.stat().st_size + BESIDE_WEIGHTS
         optimized = Path(folder) / "optimized.onnx"
         optimized.write_bytes(worker.compiled(request, {MODEL: source}, LOADING_S, most_bytes))
@@ -227,19 +255,15 @@ def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
 
 def _limit_s(plan: MeasurePlan) -> float:
     """The time after which a program that times a model is stopped."""
-    return LOADING_S + 2 * (plan.soak_s + plan.warmup_s + plan.duration_s) + SECONDS_A_RUN * plan.min_runs
+    return (
+        LOADING_S
+        + 2 * (plan.soak_s + max(plan.warmup_s, plan.most_warmup_s) + plan.duration_s)
+        + SECONDS_A_RUN * plan.min_runs
+    )
 
 
 def _counted_s(answer: _Measured) -> float:
     return sum(answer.samples_ms) / 1e3
-
-
-def _onnx_file(model: Artifact, folder: Path) -> Path:
-    """The model as one file; a file with weights beside it is written anew, into the folder."""
-    if len(model.content_sha256) == 1:
-        return onnx_file(model)
-    copy_onnx(model, folder / "whole.onnx")
-    return folder / "whole.onnx"
 
 
 def _size(output: _Output) -> int:
@@ -252,33 +276,6 @@ def _arrays(outputs: Sequence[_Output], content: bytes) -> Iterator[NDArray[Any]
         array = np.frombuffer(content, np.dtype(output.type), math.prod(output.shape), start)
         yield array.reshape(output.shape)
         start += _size(output)
-
-
-def _model(model: Artifact, file: str) -> Json:
-    """A model for the worker."""
-    return {
-        "file": file,
-        "runtime": runtime_of(model),
-        "session_options": json_of_options(model.model_file.options),
-        "input": model.io.inputs[0].name,
-        "outputs": [output.name for output in model.io.outputs],
-    }
-
-
-def _side(model: Artifact, file: str, source: str) -> Json:
-    """A model with its input, for the worker."""
-    return {"model": _model(model, file), "preprocess": model.io.preprocess.model_dump(mode="json"), "input": source}
-
-
-def _input(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
-    """The input of a timing, as a file: a tensor of seeded random images, or a photo."""
-    if plan.boundary == "end_to_end":
-        file = folder / "photo.jpg"
-        file.write_bytes(encoded_photo())
-    else:
-        file = folder / "input.npy"
-        np.save(file, random_images(spec, plan.batch_size))
-    return file
 
 
 def _conditions(model: Artifact, answer: _Timed) -> Json:

@@ -31,7 +31,7 @@ LARGEST_TELEMETRY = 2**25  # bytes
 
 _Text = Annotated[str, Field(max_length=sampler.LONGEST_LINE)]
 _Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
-_Ticks = Annotated[int, Field(ge=0, le=2**62)]
+_OwnTicks = Annotated[int, Field(ge=0, le=2**62)]
 _Files = Mapping[str, str]
 _Sensor = tuple[Kind, str]
 _Readings = dict[_Sensor, float]
@@ -48,7 +48,7 @@ class _Sampled(Frozen):
     sampler_cpu_s: _Seconds
     fixed: dict[str, _Text] = Field(max_length=sampler.MOST_FILES)
     paths: list[_Text] = Field(max_length=sampler.MOST_FILES)
-    samples: list[tuple[_Seconds, _Ticks, list[_Text | None]]] = Field(max_length=sampler.MOST_SAMPLES + 1)
+    samples: list[tuple[_Seconds, _OwnTicks, list[_Text | None]]] = Field(max_length=sampler.MOST_SAMPLES + 1)
     lines: list[tuple[_Seconds, _Text]] = Field(max_length=sampler.MOST_SAMPLES + 1)
     written: dict[str, Annotated[float, Field(ge=-1e12, le=1e7, allow_inf_nan=False)]]
 
@@ -104,7 +104,7 @@ def telemetry_in(
     window = _without_rest(counted)
     of_tegrastats = [(time_s, _of_line(sample, total_rails)) for time_s, sample in _lines(read)]
     of_files = [(moment.time_s, _of_files(moment.files)) for moment in moments]
-    series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_other_load(moments)).values())
+    series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_load(moments)).values())
     last_c = {one.name: one.values[-1] for one in series if one.kind == "temperature_c"}
     return Telemetry(series, window, read.seconds, junction(last_c), _throttled(moments, counted), read.sampler_cpu_s)
 
@@ -224,22 +224,38 @@ def _of_files(files: _Files) -> _Readings:
     return {**readings, **{("power_mw", name): power for name, power in rails_mw(files).items()}}
 
 
-def _other_load(moments: Sequence[_Moment]) -> Iterator[tuple[float, _Readings]]:
-    """The share of all processors that other programs used since the last sample."""
+class _Ticks(NamedTuple):
+    """Ticks of all processors since the start of the machine: those of any work, stolen by the host, and all."""
+
+    busy: int
+    stolen: int
+    total: int
+
+
+def _load(moments: Sequence[_Moment]) -> Iterator[tuple[float, _Readings]]:
+    """The shares of other programs and of the host's other machines since the last sample."""
     for before, after in pairwise(moments):
-        busy, total = (now - then for now, then in zip(_busy_and_total(after), _busy_and_total(before), strict=True))
-        if total > 0:
-            others = busy - (after.own_ticks - before.own_ticks)
-            yield after.time_s, {("other_load", "processors"): min(max(others / total, 0.0), 1.0)}
+        ticks = _Ticks(*(now - then for now, then in zip(_ticks(after), _ticks(before), strict=True)))
+        if ticks.total > 0:
+            others = ticks.busy - (after.own_ticks - before.own_ticks)
+            wanted = ticks.busy + ticks.stolen
+            yield (
+                after.time_s,
+                {
+                    ("other_load", "processors"): min(max(others / ticks.total, 0.0), 1.0),
+                    ("stolen", "processors"): min(max(ticks.stolen / wanted, 0.0), 1.0) if wanted > 0 else 0.0,
+                },
+            )
 
 
-def _busy_and_total(moment: _Moment) -> tuple[int, int]:
-    """Ticks of all processors since the start of the machine. Guests are counted in user; waiting is not busy."""
+def _ticks(moment: _Moment) -> _Ticks:
+    """Of the first line of /proc/stat. Guests are counted in user; waiting is not busy."""
     words = moment.files.get("/proc/stat", "").split()
     ticks = [whole_number(word) or 0 for word in words[1:9]] if words[:1] == ["cpu"] else []
     if len(ticks) < 5:
-        return 0, 0
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+        return _Ticks(0, 0, 0)
+    stolen = ticks[7] if len(ticks) > 7 else 0
+    return _Ticks(sum(ticks) - ticks[3] - ticks[4] - stolen, stolen, sum(ticks))
 
 
 def _throttled(moments: Sequence[_Moment], window: Window) -> dict[str, int]:

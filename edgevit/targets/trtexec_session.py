@@ -18,7 +18,7 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
-from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak
+from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak, drifted
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
@@ -154,7 +154,8 @@ class TrtexecSession(Session):
         further_doubts: tuple[str, ...] = (),
     ) -> Measurement:
         doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
-        return Measurement(times.compute, plan, conditions, self.trtexec.label, doubts, telemetry, "gpu")
+        disturbed = drifted(times.compute)
+        return Measurement(times.compute, plan, conditions, self.trtexec.label, doubts, telemetry, "gpu", disturbed)
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""

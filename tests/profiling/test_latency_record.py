@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgevit.profiling.latency_record import LatencyRecord
+from edgevit.profiling.latency_record import LatencyRecord, Percentile
 from edgevit.profiling.telemetry import NOT_SAMPLED
 
 
@@ -29,3 +29,16 @@ def test_an_older_latency_of_another_machine_was_not_sampled(
     record = LatencyRecord.of_metrics(metrics(target, **latency))
     assert record.warnings == warnings
     assert record.is_judged
+
+
+def test_an_older_latency_has_no_interval_of_its_tail() -> None:
+    older = LatencyRecord.of_metrics(metrics("local-cpu", p90=3.3, p99=3.9))
+    assert older.percentiles[99] == Percentile(3.9, is_recorded=False)
+    assert (older.start, older.cpus_used, older.parts_ms) == (None, None, {})
+    newer = metrics("local-cpu", p90=3.3, p90_low=3.2, p90_high=3.4, p99=3.9, p99_low=None, p99_high=None, invalid=[])
+    record = LatencyRecord.of_metrics(newer)
+    assert record.percentiles[90] == (3.3, 3.2, 3.4, True)
+    assert record.percentiles[99] == (3.9, None, None, True)
+    assert {name: value for name, value in record.numbers().items() if name in newer["latency_ms"]} == newer[
+        "latency_ms"
+    ]

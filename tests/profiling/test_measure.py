@@ -11,13 +11,24 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgevit.profiling import MeasurePlan, Opener, comparisons_of_turns, interleaved, loop, measure
+from edgevit.profiling import (
+    Measurement,
+    MeasurePlan,
+    Opener,
+    SpanReading,
+    comparisons_of_turns,
+    interleaved,
+    loop,
+    measure,
+)
 from edgevit.profiling.loop import STARTS, STEADY_OVER_S, Work
-from edgevit.profiling.measure import doubts_of_soak
+from edgevit.profiling.measure import doubts_of_soak, valid_measurement
+from edgevit.profiling.telemetry import NOT_SAMPLED
 
 
 @dataclass
@@ -89,9 +100,98 @@ def test_scatter_and_slowing_down_are_said():
     noisy = measure(clock.work(5.0, 5.0, 9.0), MeasurePlan(0, 1.0), clock).warnings
     assert len(noisy) == 1
     assert "scatter" in noisy[0]
-    slowing = measure(clock.work(*np.linspace(5, 5.6, 101)), MeasurePlan(0, 0.1, min_runs=100), clock).warnings
-    assert len(slowing) == 1
-    assert "slower" in slowing[0]
+    slowing = measure(clock.work(*np.linspace(5, 5.6, 101)), MeasurePlan(0, 0.1, min_runs=100), clock)
+    assert len(slowing.warnings) == 1
+    assert "slower" in slowing.warnings[0]
+    assert slowing.invalid == (), "half a second does not tell a drift"
+
+
+@pytest.mark.parametrize(("to_ms", "word"), [(5.6, "slower"), (4.5, "faster")])
+def test_a_run_that_drifts_is_invalid(to_ms: float, word: str):
+    clock = FakeClock()
+    measured = measure(clock.work(*np.linspace(5, to_ms, 401)), MeasurePlan(0, 1.0, min_runs=400), clock)
+    (reason,) = measured.invalid
+    assert word in reason
+    assert measured.summary()["invalid"] == [reason]
+    assert not any("last third" in warning for warning in measured.warnings)
+
+
+class CountingMeter:
+    """Counts the runs of its span."""
+
+    def __init__(self, clock: FakeClock, disturbed: Iterator[bool]) -> None:
+        self.clock, self.disturbed, self.runs = clock, disturbed, list[int]()
+
+    def start(self, plan: MeasurePlan) -> None:
+        self.runs.append(-len(self.clock.timed))
+
+    def stop(self) -> SpanReading:
+        self.runs[-1] += len(self.clock.timed)
+        return SpanReading({"meter": "read"}, ("a doubt",), ("another program ran",) if next(self.disturbed) else ())
+
+
+WATCHED = MeasurePlan(warmup_s=0.5, duration_s=1.0, min_runs=1, is_watched=True)
+
+
+def test_a_meter_measures_the_counted_runs_alone():
+    clock = FakeClock()
+    meter = CountingMeter(clock, itertools.repeat(False))
+    measured = measure(clock.work(10.0), WATCHED, clock, meters=[meter])
+    assert meter.runs == [len(measured.samples_ms)]
+    assert measured.conditions["meter"] == "read"
+    assert measured.warnings == (NOT_SAMPLED, "a doubt")  # this meter samples no machine
+    measure(clock.work(10.0), MeasurePlan(0, 1.0), clock, meters=[meter])
+    assert len(meter.runs) == 1, "the plan does not ask to watch"
+
+
+def test_a_meter_is_stopped_where_a_run_fails():
+    clock, runs = FakeClock(), itertools.count()
+    meter = CountingMeter(clock, itertools.repeat(False))
+
+    def work() -> None:
+        clock.now += 0.01
+        if next(runs) == 70:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        measure(work, WATCHED, clock, meters=[meter])
+    assert meter.runs[0] > 0
+
+
+@pytest.mark.parametrize(("disturbed", "retry_s", "takes"), [(2, 10, 3), (99, 4, 4), (1, 0, 1), (0, 10, 1)])
+def test_a_disturbed_measurement_is_repeated_for_the_stated_time(disturbed: int, retry_s: float, takes: int):
+    clock, said = FakeClock(), list[str]()
+    meter = CountingMeter(clock, itertools.chain([True] * disturbed, itertools.repeat(False)))
+    take = lambda: measure(clock.work(10.0), WATCHED, clock, meters=[meter])  # noqa: E731
+    measured = valid_measurement(take, retry_s, said.append, clock)
+    assert len(meter.runs) == takes
+    assert bool(measured.invalid) == (disturbed >= takes)
+    assert measured.conditions["disturbed_takes"] == [["another program ran"]] * (takes - 1)
+    assert said == ["measured again, because the run was disturbed: another program ran"] * (takes - 1)
+
+
+def test_replayed_times_are_not_measured_again():
+    replayed = Measurement(np.full(9, 5.0), WATCHED, label="replayed", disturbed=("hot",))
+    takes = iter([replayed])
+    assert valid_measurement(lambda: next(takes), 100, list[str]().append).invalid == ("hot",)
+
+
+def test_the_parts_of_a_run_are_timed_over_the_counted_runs():
+    order = list[str]()
+
+    def part(name: str, value: int) -> tuple[str, Callable[[Any], int]]:
+        def run(before: object) -> int:
+            order.append(f"{name} {before}")
+            return value
+
+        return name, run
+
+    waterfall = loop.Waterfall([part("decode", 1), part("compute", 2)])
+    assert waterfall() == 2
+    assert order == ["decode None", "compute 1"]
+    measured = measure(waterfall, MeasurePlan(warmup_s=0, duration_s=0, min_runs=20))
+    assert set(measured.parts_ms) == {"decode", "compute"}
+    assert 0 < sum(measured.parts_ms.values()) < measured.samples_ms.max()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from edgevit.profiling.statistics import (
     coefficient_of_variation,
     drift,
+    independent_runs,
     nearest_rank,
-    p50_interval,
+    percentile_interval,
     ratio_over_starts,
-    time_blocks,
+    trend_chance,
 )
 
 samples = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=300).map(np.array)
@@ -28,40 +30,65 @@ def test_nearest_rank_is_numpys_inverted_cdf(samples_ms, percent):
 
 
 @given(samples)
-def test_time_blocks_follow_the_run_and_take_equal_time(samples_ms):
-    blocks = time_blocks(samples_ms, 4)
-    assert (np.diff(blocks) >= 0).all()
-    assert 0 <= blocks.min() <= blocks.max() <= 3
-    longest_ms = samples_ms.max()
-    for block in range(4):
-        assert samples_ms[blocks == block].sum() <= samples_ms.sum() / 4 + longest_ms + 1e-9
+def test_the_interval_of_the_median_holds_the_median_of_its_samples(samples_ms):
+    interval = percentile_interval(samples_ms, 50)
+    assert interval is not None
+    assert samples_ms.min() <= interval.low <= nearest_rank(samples_ms, 50) <= interval.high <= samples_ms.max()
 
 
-def test_a_run_without_any_measurable_time_still_has_blocks():
-    assert time_blocks(np.zeros(8), 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+@pytest.mark.parametrize("percent", [50, 90, 99])
+def test_intervals_of_independent_runs_are_those_of_the_binomial_distribution(percent):
+    """The order statistics whose ranks are exact for the share of runs up to the percentile."""
+    share, inside = percent / 100, []
+    for seed in range(40):
+        run = np.random.default_rng(seed).gamma(3, 1, 3000)
+        interval = percentile_interval(run, percent)
+        ranks = np.searchsorted(np.sort(run), [interval.low, interval.high])
+        exact = scipy.stats.binom(3000, share).ppf([0.025, 0.975])
+        inside.append((ranks - 3000 * share) / (exact - 3000 * share))
+    assert np.median(inside, axis=0) == pytest.approx([1, 1], abs=0.4)
 
 
-@given(samples)
-def test_the_interval_holds_the_median_of_its_samples(samples_ms):
-    interval = p50_interval(samples_ms, resamples=200)
-    assert samples_ms.min() <= interval.low <= interval.high <= samples_ms.max()
+@pytest.mark.parametrize("percent", [50, 90])
+@pytest.mark.parametrize("dependence", [0.0, 0.5, 0.9])
+def test_intervals_cover_the_true_percentile_about_as_often_as_they_say(percent, dependence):
+    generator, covered = np.random.default_rng(1), []
+    for _ in range(150):
+        noise = generator.normal(size=4500) * np.sqrt(1 - dependence**2)
+        run = np.exp(0.05 * scipy.signal.lfilter([1], [1, -dependence], noise)[500:])
+        interval = percentile_interval(run, percent)
+        true = np.exp(0.05 * scipy.stats.norm.ppf(percent / 100))
+        if interval is not None:
+            covered.append(interval.low <= true <= interval.high)
+    assert len(covered) > 130
+    assert 0.89 <= np.mean(covered) <= 0.995
 
 
-def test_the_interval_covers_the_true_median_about_as_often_as_it_says():
-    generator = np.random.default_rng(1)
-    runs = [generator.gamma(3, 1, 400) for _ in range(150)]
-    true_median = 2.6740603137235603  # of gamma(3): scipy.stats.gamma(3).median()
-    intervals = [p50_interval(run, resamples=300) for run in runs]
-    covered = np.mean([one.low <= true_median <= one.high for one in intervals])
-    assert 0.86 <= covered <= 1.0
+def test_few_runs_have_no_interval_of_the_tail():
+    run = np.random.default_rng(3).gamma(3, 1, 300)
+    assert percentile_interval(run, 90) is not None
+    assert percentile_interval(run, 99) is None
+    assert percentile_interval(run[:50], 90) is None
+    repeated = np.repeat(run[:30], 10)  # ten times the same run says no more than one
+    assert independent_runs(repeated, 50) < 60
+    assert percentile_interval(repeated, 90) is None
 
 
 def test_a_machine_that_changes_speed_widens_the_interval():
     generator = np.random.default_rng(2)
     steady = generator.normal(10, 0.3, 600)
     moody = steady + np.repeat(generator.choice([0.0, 3.0], 12), 50)
-    narrow, wide = (p50_interval(one) for one in (steady, moody))
+    narrow, wide = (percentile_interval(one, 50) for one in (steady, moody))
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+
+
+def test_a_trend_is_told_from_chance():
+    steady = np.random.default_rng(6).normal(10, 0.3, 600)
+    assert trend_chance(steady) > 0.01
+    assert trend_chance(steady * np.linspace(1, 1.1, 600)) < 0.01
+    assert trend_chance(steady * np.where(np.arange(600) < 300, 1, 1.1)) < 0.01  # a neighbor that began half way
+    assert trend_chance(np.full(600, 5.0)) == 1
+    assert trend_chance(np.array([5.0])) == 1
 
 
 @given(st.integers(6, 25), st.integers(0, 2**32 - 1))

@@ -123,13 +123,14 @@ class MeasuredRun:
             }
             receipt = {"device": "cpu", "cpu": {"model": "A CPU"}, "versions": {"onnxruntime": "1.31.0"}}
             (out / "latency.json").write_text(json.dumps({"samples_ms": samples.tolist(), "conditions": receipt}))
-            metrics = {
+            metrics: Json = {
                 "latency_ms": numbers,
                 "runtime": _runtime(self.made[model]),
                 "target": conditions.get("target", "local-cpu"),
                 "precision": self.made[model].metrics.get("precision", "float32"),
                 "threads": conditions.get("threads", 1),
                 "batch_size": 1,
+                **{name: conditions[name] for name in ("start", "parts_ms", "cpus_used") if name in conditions},
             }
             return Contents("latency", metrics=metrics)
 

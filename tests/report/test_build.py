@@ -286,3 +286,22 @@ def test_names_in_markdown_stay_text(run: MeasuredRun, tmp_path: Path):
         assert "\x1b" not in odd
         shown = html.unescape(" ".join(page.split()))
         assert all(" ".join(name.replace("\x1b", "\\u001b").split()) in shown for name in NAMES)
+
+
+def test_what_was_measured_beside_the_latency_stands_in_the_report(run: MeasuredRun, tmp_path: Path):
+    start = {"load_ms": 41.2, "first_ms": 9.1, "own_bytes": 50 * 2**20, "peak_bytes": 92 * 2**20}
+    parts = {"decode": 2.0, "preprocess": 3.3, "compute": 3.1, "post": 0.02}
+    run.latency("photo_latency", "engine", 8.4, boundary="end_to_end", start=start, parts_ms=parts, cpus_used=0.98)
+    invalid = ["other programs used 25% of the processors while the runs were timed"]
+    run.latency("busy_latency", "engine", 9.4, duration_s=9, invalid=invalid)
+    out = written(run, tmp_path / "out", "accuracy", "photo_latency")
+    facts = dict(json.loads((out / "report.json").read_text())["latency_facts"])
+    assert list(facts) == ["Parts", "Processors", "Start", "Memory"]
+    page = html.unescape((out / "report.html").read_text())
+    assert all(f"<dt>{label}</dt><dd>{value}</dd>" in page for label, value in facts.items())
+    text = " ".join((out / "report.md").read_text().split())
+    assert "- Start: 41.2 ms to load, 9.10 ms for the first run" in text
+    out = written(run, tmp_path / "busy", "accuracy", "busy_latency")
+    page = (out / "report.html").read_text()
+    assert f'<strong class="no">Invalid:</strong> {invalid[0]}.' in page
+    assert json.loads((out / "report.json").read_text())["latency_facts"] == []

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.report.text import count, latency_cell, latency_sentence, significant, size
+from edgevit.profiling.latency_record import LatencyRecord, Percentile
+from edgevit.profiling.loop import Start
+from edgevit.report.text import count, latency_cell, latency_facts, latency_sentence, median_cell, significant, size
 from edgevit.terminal import points
 
 
@@ -25,11 +29,37 @@ def test_sizes_are_mib_for_people():
     assert size(300 * 2**10) == "300 KiB"
 
 
+LATENCY = LatencyRecord(
+    3.14, 3.1, 3.2, 700, "compute", "measured", (), "onnxruntime", "board", 1, 1,
+    p90=Percentile(3.3, 3.25, 3.36), p99=Percentile(3.4),
+)  # fmt: skip
+
+
+def test_a_latency_has_the_intervals_of_its_percentiles():
+    said = "p50 3.14 ms (95% interval 3.1 to 3.2), p90 3.3 (3.25 to 3.36), p99 3.4"
+    assert latency_sentence(LATENCY) == said
+    assert latency_facts(LATENCY) == [("Interval of p99", "too few runs: it needs 662 independent runs")]
+
+
 def test_a_replayed_latency_says_so():
-    latency = {"p50": 3.14, "p50_low": 3.1, "p50_high": 3.2, "p90": 3.3, "p99": 3.4, "label": "measured"}
-    replayed = {**latency, "label": "replayed"}
-    assert latency_sentence(replayed) == f"replayed, not measured: {latency_sentence(latency)}"
-    assert [latency_cell(one) for one in (latency, replayed, None)] == ["3.14 ms", "3.14 ms replayed", "–"]
+    replayed = replace(LATENCY, label="replayed")
+    assert latency_sentence(replayed) == f"replayed, not measured: {latency_sentence(LATENCY)}"
+    invalid = replace(LATENCY, invalid=("the machine throttled",))
+    for latency, text in ((LATENCY, "3.14 ms"), (replayed, "3.14 ms replayed"), (invalid, "3.14 ms invalid")):
+        assert median_cell(latency) == latency_cell(latency.numbers()) == text
+    assert latency_cell(None) == "–"
+
+
+def test_what_else_was_measured_is_a_list():
+    start = Start(load_ms=41.2, first_ms=9.1, own_bytes=50 * 2**20, peak_bytes=92 * 2**20)
+    parts = {"decode": 2.0, "preprocess": 3.3, "compute": 3.1, "post": 0.02}
+    facts = dict(latency_facts(replace(LATENCY, start=start, parts_ms=parts, cpus_used=0.98)))
+    assert facts["Parts"] == "decode 2.00 ms → preprocess 3.30 ms → compute 3.10 ms → post 0.0200 ms (medians)"
+    assert facts["Processors"] == "0.98 busy on average"
+    assert facts["Start"] == "41.2 ms to load, 9.10 ms for the first run"
+    assert facts["Memory"] == "at most 92.0 MiB in a process of its own, 50.0 MiB before the model was loaded"
+    untold = replace(LATENCY, start=start._replace(own_bytes=None, peak_bytes=None))
+    assert "Memory" not in dict(latency_facts(untold))
 
 
 def test_counts():

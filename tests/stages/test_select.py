@@ -217,7 +217,7 @@ def test_a_model_whose_training_diverges_drops_out(tmp_path: Path) -> None:
     assert "'wild' drops out of the selection" in said.getvalue()
     assert "'good' learned from digits.support" in said.getvalue()
     text = " ".join(made["report"].file("report.md").read_text().split())
-    assert "'best' took onnx/good of 2 models" in text
+    assert "'best' took onnx/good, one of 2 models" in text
     assert "onnx/wild dropped out: training diverged" in text
     assert "in 'wild'" in text
     assert "'good' learned from digits.support" in text

@@ -237,7 +237,15 @@ def test_outputs_that_deceive_are_refused(host: SshHost, result: object, content
 
 @pytest.mark.parametrize("samples", [[], [0.0], [1.0], [-1.0] * 20, ["x"] * 20, [1e999] * 20])
 def test_times_that_deceive_are_refused(host: SshHost, samples: list[object]) -> None:
-    lie(host, {"samples_ms": samples, "cold_start_ms": 1.0, "conditions": CONDITIONS, "versions": {}})
+    told = {
+        "start": [1.0, 1.0, 1, 1],
+        "warm_up": [1.0, 1, None],
+        "seconds": 1.0,
+        "cpu_s": 1.0,
+        "parts_ms": {},
+        "soak": None,
+    }
+    lie(host, {"samples_ms": samples, **told, "conditions": CONDITIONS, "versions": {}})
     with opened(float_onnx()) as session, pytest.raises(TargetError, match="not one of edgevit's worker"):
         session.measure(QUICK)
     lie(host, {"starts": [[samples, samples]], "conditions": CONDITIONS, "versions": {}})

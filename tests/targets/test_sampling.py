@@ -84,8 +84,9 @@ def test_a_run_on_this_machine_is_sampled(tmp_path: Path) -> None:
     load = telemetry.of("other_load")
     assert load is not None
     assert load.values[1] > 0.3
-    assert "other programs used" in " ".join(measurement(telemetry).warnings)
-    assert measurement(telemetry).invalid == ()
+    assert "other programs used" in " ".join(measurement(telemetry, "gpu").warnings)
+    assert not any("other programs" in reason for reason in measurement(telemetry, "gpu").invalid)
+    assert any("other programs used" in reason for reason in measurement(telemetry, "cpu").invalid)
 
 
 def test_the_load_of_a_program_and_of_its_children_is_not_that_of_others(tmp_path: Path) -> None:
@@ -269,12 +270,26 @@ def test_a_throttle_event_in_the_last_interval_counts() -> None:
 def test_a_soak_with_numbers_that_no_soak_has_is_refused(soak: list[Any]) -> None:
     moment: dict[str, Any] = {"load_average_1min": None, "cpu_frequency": {}, "thermal_zones": {}}
     answer = {
-        "conditions": {"cpu": {}, "before": moment, "after": moment}, "versions": {}, "cold_start_ms": 1.0,
-        "samples_ms": [1.0],
+        "conditions": {"cpu": {}, "before": moment, "after": moment}, "versions": {}, "start": [9.0, 1.0, 5, 9],
+        "samples_ms": [1.0], "warm_up": [0.5, 9, True], "seconds": 1.0, "cpu_s": 1.0, "parts_ms": {},
     }  # fmt: skip
     assert _Measured.model_validate({**answer, "soak": [60.0, None, 50.0, 0.1, True]}).soak
     with pytest.raises(ValidationError, match="finite"):
         _Measured.model_validate({**answer, "soak": soak})
+
+
+@pytest.mark.parametrize(
+    "lie", [{"start": [math.nan, 1.0, 5, 9]}, {"start": [1.0, 1.0, -5, 9]}, {"warm_up": [math.inf, 9, True]}]
+)
+def test_a_start_or_a_warm_up_with_impossible_numbers_is_refused(lie: dict[str, Any]) -> None:
+    moment: dict[str, Any] = {"load_average_1min": None, "cpu_frequency": {}, "thermal_zones": {}}
+    answer = {
+        "conditions": {"cpu": {}, "before": moment, "after": moment}, "versions": {}, "start": [9.0, 1.0, None, None],
+        "samples_ms": [1.0], "warm_up": [0.5, 9, None], "seconds": 1.0, "cpu_s": 1.0, "parts_ms": {}, "soak": None,
+    }  # fmt: skip
+    assert _Measured.model_validate(answer).start.first_ms == 1
+    with pytest.raises(ValidationError, match="finite"):
+        _Measured.model_validate({**answer, **lie})
 
 
 def test_throttle_counters_and_temperatures_of_a_machine_with_many_cores_are_read(tmp_path: Path) -> None:

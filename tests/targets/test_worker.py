@@ -42,6 +42,7 @@ from tests.targets.worker_runs import (
     uint8_model,
 )
 
+PARTS = {"decode", "preprocess", "compute", "post"}
 SHIPPED = {**WORKER_FILES, **TENSORRT_FILES, "sampler.py": Path(sampler.__file__)}
 
 
@@ -80,7 +81,9 @@ def test_a_measurement_has_its_samples_and_conditions(tmp_path: Path) -> None:
         medians[boundary] = measurement.percentile_ms(50)
         assert len(measurement.samples_ms) >= PLAN.min_runs
         assert measurement.samples_ms.min() > 0
-        assert result["cold_start_ms"] > 0
+        assert 0 < result["start"][1] < 1e5
+        assert set(result["parts_ms"]) == (set() if boundary == "compute" else PARTS)
+        assert result["cpu_s"] > 0
         assert result["conditions"]["cpu"] == cpu()
         for moment in ("before", "after"):
             assert set(result["conditions"][moment]) == {"load_average_1min", "cpu_frequency", "thermal_zones"}

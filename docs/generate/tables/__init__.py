@@ -17,6 +17,7 @@ MOST_FIGURES = 200  # of a table of all figures
 
 TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "calibration_images": compression.calibration_images,
+    "cifar10_exercise": whole_path.cifar10_exercise,
     "cifar10_exercise_mobilenetv2": whole_path.cifar10_exercise,
     "cifar10_few_shot": few_shot.cifar10_few_shot,
     "cifar10_few_shot_mobilenetv2": few_shot.cifar10_few_shot,
@@ -31,6 +32,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "first_commands": peers.first_commands,
     "foreign_pictures": few_shot.foreign_pictures,
     "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
+    "interval_coverage": latency.interval_coverage,
     "latency_model": latency.latency_model,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,

@@ -67,5 +67,31 @@ def latency_model(result: Json) -> Iterator[Table]:
     )
 
 
+def interval_coverage(result: Json) -> Iterator[Table]:
+    yield Table(
+        "coverage",
+        (
+            "runs depend on each other as",
+            "runs",
+            "percentile",
+            "intervals that cover it",
+            "measurements with an interval",
+        ),
+        tuple(
+            (process, runs, name, "–" if one["covered"] is None else percent(one["covered"]), percent(one["given"]))
+            for process, lengths in result["coverage"].items()
+            for runs, percentiles in lengths.items()
+            for name, one in percentiles.items()
+        ),
+        f"{result['simulations']} simulated measurements of each kind. An interval promises 95%.",
+    )
+    yield Table(
+        "declared invalid",
+        ("the latency changes by", *next(iter(result["declared_invalid"].values()))),
+        tuple((change, *map(percent, shares.values())) for change, shares in result["declared_invalid"].items()),
+        "The share of measurements of 600 runs that are declared invalid.",
+    )
+
+
 def _cells(errors: Json) -> tuple[str, str, str]:
     return percent(errors["median"]), percent(errors["p90"]), percent(errors["within_20"])

@@ -56,7 +56,14 @@ class CudaSession(HostSession):
 
     def measure(self, plan: MeasurePlan) -> Measurement:
         """As `Session.measure`. The temperature of the GPU is not in the kernel's thermal zones."""
-        return measure(self.work(plan), plan, conditions=self._conditions, temperature_c=lambda: None)
+        return measure(
+            self.work(plan),
+            plan,
+            conditions=self._conditions,
+            temperature_c=lambda: None,
+            meters=self.meters,
+            processor="gpu",
+        )
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. For boundary `compute`, inputs and outputs are on the GPU; the run ends when the GPU does."""

@@ -17,6 +17,8 @@ from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
 from edgevit.profiling.conditions import hottest_c
 from edgevit.profiling.layer_times import LayerTimes
+from edgevit.profiling.loop import Part
+from edgevit.profiling.telemetry import Processor
 from edgevit.runtimes.base import Arrays, LocalSession, SessionOptions, end_to_end, random_images, receipt
 
 Device = Literal["cpu", "cuda"]
@@ -48,7 +50,13 @@ class TorchSession(LocalSession):
         # `end_to_end` includes the copy to host memory, which wall time covers. Kernels alone are timed by the GPU.
         clock = CudaClock() if self._device == "cuda" and plan.boundary == "compute" else WallClock()
         with on_threads(self._threads):
-            return measure(self.work(plan), plan, clock, self._conditions, self._temperature_c)
+            return measure(
+                self.work(plan), plan, clock, self._conditions, self._temperature_c, self.meters, self._processor
+            )
+
+    @property
+    def _processor(self) -> Processor:
+        return "cpu" if self._device == "cpu" else "gpu"
 
     def layers(self, plan: MeasurePlan) -> LayerTimes | None:
         """The time of each module by torch's profiler, in runs that follow those of the plan; None on a GPU."""
@@ -69,7 +77,7 @@ class TorchSession(LocalSession):
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run: for boundary `compute`, on images on the device."""
         if plan.boundary == "end_to_end":
-            return end_to_end(self, plan.batch_size)
+            return end_to_end(self, plan.batch_size, self._parts() if self._device == "cuda" else ())
         images = self._tensor(random_images(self.spec, plan.batch_size))
 
         def run() -> object:
@@ -77,6 +85,27 @@ class TorchSession(LocalSession):
                 return self._module(images)
 
         return run
+
+    def _parts(self) -> Sequence[Part]:
+        """From the input tensor to outputs on a GPU, each part to its end."""
+
+        def computed(images: torch.Tensor) -> Sequence[torch.Tensor]:
+            with torch.inference_mode():
+                return self._outputs(images)
+
+        def copied(outputs: Sequence[torch.Tensor]) -> Arrays:
+            arrays = (output.float().cpu().numpy() for output in outputs)
+            return {tensor.name: array for tensor, array in zip(self.spec.outputs, arrays, strict=True)}
+
+        def to_its_end(part: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def run(value: Any) -> Any:
+                result = part(value)
+                torch.cuda.synchronize()
+                return result
+
+            return run
+
+        return ("copy in", to_its_end(self._tensor)), ("compute", to_its_end(computed)), ("copy out", copied)
 
     def _outputs(self, images: torch.Tensor) -> Sequence[torch.Tensor]:
         outputs = self._module(images)

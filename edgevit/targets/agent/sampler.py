@@ -90,11 +90,12 @@ class Sampler:
 
     Args:
         program: the process whose processor time is no load of others.
+        root: the folder below which the machine's files lie; empty for this machine's own.
     """
 
-    def __init__(self, program: int, began: float) -> None:
+    def __init__(self, program: int, began: float, root: str) -> None:
         self._program, self._began = program, began
-        self._root, self._is_over = os.environ.get(ROOT, ""), threading.Event()
+        self._root, self._is_over = root, threading.Event()
         self._samples, self._lines = Thinned(), Thinned()
         self._tegrastats = started_tegrastats()
         self._paths = self._sampled()
@@ -107,7 +108,7 @@ class Sampler:
             thread.start()
 
     def ended(self) -> dict[str, Any]:
-        """Stop sampling. Returns the content of telemetry.json."""
+        """Stop sampling. Returns the content of telemetry.json, without `written`."""
         seconds = self._now()
         self._is_over.set()
         watching_ticks = sum(map(ticks_of, self._watching()))
@@ -126,8 +127,11 @@ class Sampler:
             "paths": self._paths,
             "samples": self._samples.items,
             "lines": self._lines.items,
-            "written": {name: self._now() - age for name, age in ages_of_files().items()},
         }
+
+    def written(self) -> dict[str, float]:
+        """The time of the last change of each file in the current folder."""
+        return {name: self._now() - age for name, age in ages_of_files().items()}
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -251,10 +255,10 @@ def main() -> None:
         program = subprocess.Popen(sys.argv[1:])
     except OSError as error:
         sys.exit(f"{sys.argv[1]}: {error.strerror}")
-    sampler = Sampler(program.pid, began)
+    sampler = Sampler(program.pid, began, os.environ.get(ROOT, ""))
     status = program.wait()
     try:
-        content = json.dumps(sampler.ended())
+        content = json.dumps({**sampler.ended(), "written": sampler.written()})
         with open(TELEMETRY, "w", encoding="ascii") as file:
             file.write(content)
     except OSError as error:  # such as a full disk: the program's own files count

@@ -5,6 +5,7 @@ beside this file, for engines `tensorrt_loading.py`, the files that the request 
 
     {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
     {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
+    {"do": "start",   "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
     {"do": "race",    "threads": 1, "models": [{MODEL, "input": …}, …], "plan": PLAN}
     {"do": "compile", "threads": 1, MODEL}
 
@@ -92,23 +93,32 @@ def write_outputs(request: Json) -> Json:
 
 
 def measure(request: Json) -> Json:
-    """Latencies (ms) in run order. `cold_start_ms` is the time of loading the model and of its first run."""
-    loop = imported("loop")
-    plan, feed = loop.MeasurePlan(**request["plan"]), feed_of(request, request["plan"])
-    imported(request["model"]["runtime"])
-    start = time.perf_counter()
-    run = loaded(request["model"], request["threads"])
-    checked_outputs(run, feed())
-    cold_start_ms = (time.perf_counter() - start) * 1e3
+    """Latencies (ms) in run order, and the start before them."""
+    loop, plan = imported("loop"), request["plan"]
+    run, start = started(request)
+    work, settings, clock = work_of(run, request, plan), loop.MeasurePlan(**plan), loop.WallClock()
     before, hottest_c = conditions_now(), imported("conditions").hottest_c
-    soak = loop.soak(lambda: run(feed()), plan.soak_s, hottest_c, loop.WallClock()) if plan.soak_s else None
-    samples_ms = loop.run_alone(lambda: run(feed()), plan, loop.WallClock())
-    return {
-        "samples_ms": samples_ms,
-        "cold_start_ms": cold_start_ms,
-        "soak": soak,
-        "conditions": conditions_since(before),
-    }
+    soak = loop.soak(work, settings.soak_s, hottest_c, clock) if settings.soak_s else None
+    runs = loop.run_alone(work, settings, clock)
+    return {**runs._asdict(), "start": start, "soak": soak, "conditions": conditions_since(before)}
+
+
+def start(request: Json) -> Json:
+    """The start of a model in this process, which has done nothing else."""
+    return {"start": started(request)[1]}
+
+
+def started(request: Json) -> tuple[Run, Any]:
+    """A model that was loaded and has run once, and `loop.Start`."""
+    conditions, feed = imported("conditions"), feed_of(request, request["plan"])
+    imported(request["model"]["runtime"])
+    tensor, own_bytes, begin = feed(), conditions.peak_bytes(), time.perf_counter()
+    run = loaded(request["model"], request["threads"])
+    is_loaded = time.perf_counter()
+    checked_outputs(run, tensor)
+    end = time.perf_counter()
+    times_ms = (is_loaded - begin) * 1e3, (end - is_loaded) * 1e3
+    return run, imported("loop").Start(*times_ms, own_bytes, conditions.peak_bytes())
 
 
 def race(request: Json) -> Json:
@@ -119,8 +129,7 @@ def race(request: Json) -> Json:
         feed = feed_of(side, request["plan"])
 
         def loaded_work() -> Any:
-            run = loaded(side["model"], request["threads"])
-            return nullcontext(lambda: run(feed()))
+            return nullcontext(work_of(loaded(side["model"], request["threads"]), side, request["plan"]))
 
         checked_outputs(loaded(side["model"], request["threads"]), feed())
         return loaded_work
@@ -143,7 +152,7 @@ def write_compiled(request: Json) -> Json:
     return {}
 
 
-ACTIONS = {"outputs": write_outputs, "measure": measure, "race": race, "compile": write_compiled}
+ACTIONS = {"outputs": write_outputs, "measure": measure, "start": start, "race": race, "compile": write_compiled}
 
 
 def imported(name: str) -> Any:
@@ -178,18 +187,35 @@ def checked_outputs(run: Run, tensor: Any) -> list[Any]:
     return outputs
 
 
+def work_of(run: Run, side: Json, plan: Json) -> Callable[[], Any]:
+    """A run that is timed: of the model alone, or in parts from a photo to the class of each image."""
+    if plan["boundary"] == "compute":
+        feed = feed_of(side, plan)
+        return lambda: run(feed())
+    parts = [*parts_of(side, plan), ("compute", run), ("post", lambda outputs: outputs[0].argmax(axis=1))]
+    return imported("loop").Waterfall(parts)  # type: ignore[no-any-return]
+
+
 def feed_of(side: Json, plan: Json) -> Callable[[], Any]:
     """A function that gives the input tensor of a run: one array, or a photo that is decoded and preprocessed anew."""
-    numpy, file = imported("numpy"), Path(side["input"])
     if plan["boundary"] == "compute":
-        tensor = numpy.load(file, allow_pickle=False)
+        tensor = imported("numpy").load(side["input"], allow_pickle=False)
         return lambda: tensor
-    preprocessing, encoded = imported("preprocess"), file.read_bytes()
+    (_, decode), (_, prepare) = parts_of(side, plan)
+    return lambda: prepare(decode(None))
 
-    def image() -> Any:
-        return preprocessing.preprocess(preprocessing.open_image(io.BytesIO(encoded)), **side["preprocess"])
 
-    return lambda: numpy.stack([image() for _ in range(plan["batch_size"])])
+def parts_of(side: Json, plan: Json) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The work from an encoded photo to the input tensor."""
+    numpy, preprocessing, encoded = imported("numpy"), imported("preprocess"), Path(side["input"]).read_bytes()
+
+    def decode(_: Any) -> Any:
+        return [preprocessing.open_image(io.BytesIO(encoded)) for _ in range(plan["batch_size"])]
+
+    def prepare(images: Any) -> Any:
+        return numpy.stack([preprocessing.preprocess(image, **side["preprocess"]) for image in images])
+
+    return [("decode", decode), ("preprocess", prepare)]
 
 
 def batches(images: Any, batch_size: int, fixed_batch: int | None) -> Iterator[tuple[Any, int]]:

@@ -1,0 +1,26 @@
+"""The meter of this machine: other load, clocks, heat and throttling while a model is timed in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+
+from edgevit.profiling import MeasurePlan, SpanReading
+from edgevit.targets.agent.sampler import Sampler
+from edgevit.targets.sampling import conditions_of_telemetry, telemetry_in
+
+ROOT = "EDGEVIT_METER_ROOT"  # a variable: the folder below which the files of the machine lie; its own if it is not set
+
+
+class MachineMeter:
+    """Samples the state of this machine, as the agent's sampler does on other machines. It runs in a thread."""
+
+    def start(self, plan: MeasurePlan) -> None:
+        self._sampler = Sampler(os.getpid(), time.monotonic(), os.environ.get(ROOT, ""))
+
+    def stop(self) -> SpanReading:
+        content = json.dumps({**self._sampler.ended(), "written": {}}).encode()
+        telemetry = telemetry_in(content, ends_with="", counted_s=math.inf, total_rails=())
+        return SpanReading(conditions_of_telemetry(telemetry), telemetry=telemetry)
