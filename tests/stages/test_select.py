@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 import edgevit
-from edgevit.artifacts import Artifact, ancestors
+from edgevit.artifacts import Artifact, ancestors, before_selection
+from edgevit.bundling.portable_model import model_to_bundle
 from edgevit.cli import app
 from edgevit.configs import Budget, Select
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, Diverged, RecipeError
 from edgevit.evaluation.record import correct_predictions
 from edgevit.pipeline import run
-from edgevit.progress import progress_for
+from edgevit.progress import SilentProgress, progress_for
 from edgevit.provenance import WEIGHTS_FROM, data_behind
 from edgevit.recipe import load_recipe
 from edgevit.report.build import write_report
@@ -144,6 +145,20 @@ def test_the_digest_follows_the_content_of_the_winner_alone() -> None:
 
 def with_id(model: Artifact, id: str) -> Artifact:
     return replace(model, manifest=model.manifest.model_copy(update={"id": id}))
+
+
+def test_a_bundle_of_a_selected_compiled_model_holds_the_portable_file() -> None:
+    bench = workbench()
+    source, other = (
+        bench.run("compile", f"select-compiled-{place}", model=model.id)
+        for place, model in enumerate((trained(), untrained()))
+    )
+    best = bench.run("select", "best-compiled", models=(other.id, source.id), **SHORT)
+    twice = bench.run("select", "best-of-best", models=(other.id, best.id), **SHORT)
+    for model in (best, twice):
+        assert model_to_bundle(model, False, SilentProgress()).model.digest == trained().digest
+        assert model_to_bundle(model, True, SilentProgress()).model is model
+        assert before_selection(model).digest == source.digest
 
 
 def broken_copy(model: Artifact, folder: Path) -> Artifact:
