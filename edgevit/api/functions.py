@@ -301,7 +301,8 @@ def compare(
 ) -> ModelComparison:
     """Compare models with the first on a target: latencies interleaved in one run, accuracies on the same images.
 
-    All intervals hold together with 95% confidence: those of several models are wider (Bonferroni).
+    The intervals of all speeds hold together with 95% confidence, and so do those of all losses of top-1: the intervals
+    of several models are wider (Bonferroni).
 
     Args:
         others: one or more models, each compared with `model`.

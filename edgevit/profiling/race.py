@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def is_replayed(self) -> bool:
-        """Whether the times are recorded ones, which say nothing about the two models."""
+        """Whether the times are recorded ones, which say nothing about the models."""
         return self.a.label == "replayed"
 
 

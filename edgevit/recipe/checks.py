@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,9 +174,8 @@ def _problem_of_deepstream(bundle: Bundle, is_tensorrt: bool, earlier: Sequence[
     if not is_tensorrt:
         what = f"DeepStream runs TensorRT engines, and '{bundle.model}' is not one"
         return Problem(what, "a model of a compile stage with runtime: tensorrt, or no deepstream")
-    export = _export_of(bundle, earlier)
-    for option in ("normalize", "embedding"):
-        if export is not None and getattr(export, option):
+    for export, option in itertools.product(_exports_of(bundle.model, earlier), ("normalize", "embedding")):
+        if getattr(export, option):
             return Problem(f"DeepStream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
     return None
 
@@ -387,20 +387,21 @@ def _has_no_labels(name: str, recipe: Recipe) -> bool:
 
 def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:
     """A bundle with a support set needs a model that was exported with an embedding."""
-    export = _export_of(bundle, earlier)
-    if export is None or export.embedding:
+    export = next((export for export in _exports_of(bundle.model, earlier) if not export.embedding), None)
+    if export is None:
         return None
     what = "a bundle that takes classes needs a model with an embedding"
     return Problem(what, f"embedding: true in stage '{export.id}'")
 
 
-def _export_of(bundle: Bundle, earlier: Sequence[Stage]) -> Export | None:
-    """The stage that exported the model of a bundle."""
-    by_id = {stage.id: stage for stage in earlier}
-    source: Stage | None = bundle
-    while isinstance(source, (Bundle, Quantize, Compile)):
-        source = by_id.get(source.model)
-    return source if isinstance(source, Export) else None
+def _exports_of(model: str, earlier: Sequence[Stage]) -> Iterator[Export]:
+    """The stage that exported a model; for a selection, those of each of its models."""
+    maker = next((stage for stage in earlier if stage.id == model), None)
+    if isinstance(maker, Export):
+        yield maker
+    elif isinstance(maker, (Quantize, Compile, Select)):
+        for source in _models_of(maker):
+            yield from _exports_of(source, earlier)
 
 
 def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:

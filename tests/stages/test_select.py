@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 import edgevit
+from edgevit.actions.early_page import _runtimes_of_model
 from edgevit.artifacts import Artifact, ancestors, before_selection
 from edgevit.bundling.portable_model import model_to_bundle
 from edgevit.cli import app
@@ -298,6 +299,23 @@ def test_a_pattern_names_the_models_and_the_budget_gives_the_limits(tmp_path: Pa
 def test_wrong_references_are_refused_before_anything_runs(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe_with(tmp_path, more))
+
+
+def test_more_models_than_a_race_can_tell_apart_are_refused(tmp_path: Path) -> None:
+    file = recipe_with(tmp_path, "models: ['onnx/*'], data: glyphs.val")
+    file.write_text(file.read_text().replace("[48, 96]", str(list(range(48, 48 + 101)))))
+    with pytest.raises(RecipeError, match="101 models are too many"):
+        load_recipe(file)
+
+
+def test_the_checks_before_a_run_look_at_all_models_of_a_selection(tmp_path: Path) -> None:
+    bundle = "}\n  - {stage: bundle, id: taught, model: best, support: glyphs.val"
+    with pytest.raises(RecipeError, match="a bundle that takes classes needs a model with an embedding"):
+        load_recipe(recipe_with(tmp_path, f"models: ['onnx/*'], data: glyphs.val{bundle}"))
+    recipe = load_recipe(recipe_with(tmp_path, "models: ['onnx/*'], data: glyphs.val"))
+    stages = {stage.id: stage for stage in recipe.stages}
+    runtimes = [("onnx/48", "onnxruntime"), ("onnx/96", "onnxruntime")]
+    assert list(_runtimes_of_model("best", stages)) == runtimes
 
 
 def test_at_least_one_model_is_named() -> None:
