@@ -38,7 +38,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "compile": ({"model": "m"}, "3467a26de615"),
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
     "profile": ({"model": "m"}, "1d5cef3dba0c"),
-    "select": ({"models": ["m", "n"], "data": "d"}, "120476a1d4e4"),
+    "select": ({"models": ["m", "n"], "data": "d"}, "8ffd6963373c"),
     "check": ({"model": "m"}, "234a42e84bb2"),
     "bundle": ({"model": "m", "support": "s"}, "9ae16c9b936f"),
     "report": ({"of": ["a"]}, "5a199f15eae8"),

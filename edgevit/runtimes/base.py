@@ -104,7 +104,7 @@ class LocalSession(Session, Protocol):
             return replace(measured, doubts=(*measured.doubts, error.what))
 
     def work(self, plan: MeasurePlan) -> Work:
-        """One timed run. A race of two models interleaves such runs."""
+        """One timed run. A race interleaves such runs."""
 
 
 class HostSession(LocalSession):
