@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.cifar10_few_shot import SHOTS, played
@@ -89,7 +90,7 @@ def _judging(cifar: Path) -> dict[str, Dataset]:
     judged = sample_by_hash(labelled, JUDGED, seed=0)
     answered = set(judged.sample_ids)
     others = [place for place, name in enumerate(labelled.sample_ids) if name not in answered]
-    return {"support": labelled.subset(others), "test": judged}
+    return {"support": labelled.subset(np.array(others)), "test": judged}
 
 
 def _judged(body: Artifact, data: dict[str, Dataset], runs: Path, context: Context) -> dict[str, Any]:

@@ -394,6 +394,17 @@ def ancestors(artifact: Artifact) -> list[Artifact]:
     return list(complete.values())
 
 
+def before_selection(model: Artifact) -> Artifact:
+    """The model that `select` stages passed on as `model`: the result of the stage that made it."""
+    while model.manifest.stage == "select":
+        ref = model.manifest.inputs["model"]
+        made = in_store(model.path.parent.parent, ref.key, ref.digest)
+        if made is None:
+            return model
+        model = made
+    return model
+
+
 def in_store(store: Path, key: str, digest: str) -> Artifact | None:
     """The artifact of this key and digest in a store; None if there is none.
 

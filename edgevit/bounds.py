@@ -89,6 +89,7 @@ BATCH = Range(1, 65_536)
 EPOCHS = Range(0, 100_000)
 CLASSES = Range(2, 1_000_000)
 CANDIDATES = Range(2, 20)  # that are trained to select one
+MOST_RACED = 100  # models: Wilcoxon's interval over the 12 starts of a race has no higher confidence than 99.95%
 SIDE = Range(1, 8192)  # of an image, in pixels
 LAYER = Range(-10_000, 10_000)  # negative from the end
 THREADS = Range(1, 256)

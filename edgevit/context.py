@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Context:
         check: compute a sample of the cached teacher outputs again, and compare.
         tensorboard: the folder of event files for TensorBoard, with a folder for each stage.
         recipe_name: for titles.
+        dropped: of a stage `select`: the models of the recipe that were never made, with the reasons.
         folder: the project's folder, whose targets.yaml counts: that of the recipe. None: the current folder.
     """
 
@@ -52,6 +54,7 @@ class Context:
     check: bool = False
     tensorboard: Path | None = None
     recipe_name: str = ""
+    dropped: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
 
     def at(self, stage_id: str, work: Path, cache: Path | None, training: str = "") -> Context:

@@ -8,6 +8,7 @@
     │   ├── ConnectionLost       the connection to a device broke                       exit 2
     │   └── ModelRefused         the runtime of a device does not take a model          exit 2
     ├── ArtifactError            a file made earlier is missing, altered or of the wrong kind   exit 2
+    │   └── NonFiniteScores      a model gives scores that are not finite numbers       exit 2
     ├── TrainingError            a training run cannot go on (a rank that died)         exit 2
     │   └── Diverged             its loss or a weight is no longer a finite number      exit 2
     └── CheckFailed              a check, budget or comparison was not met              exit 1
@@ -116,6 +117,10 @@ class ModelRefused(TargetError):
 
 class ArtifactError(EdgevitError):
     """A file made earlier is missing, altered or of the wrong kind."""
+
+
+class NonFiniteScores(ArtifactError):
+    """A model gives scores that are not finite numbers."""
 
 
 class TrainingError(EdgevitError):

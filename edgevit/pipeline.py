@@ -53,7 +53,8 @@ def run(
         datasets: the data sets and roles of the recipe by name, if they were read before.
 
     Returns:
-        The artifact of every data set role and stage, by name.
+        The artifact of every data set role and stage, by name. Models that dropped out of a selection, because a
+        training diverged, are not among them.
     """
     check_ids(fresh, recipe)
     store = Store(runs / ".store")
@@ -62,11 +63,12 @@ def run(
     keys = work_keys(recipe, done, context.device)
     clock = clock_of(recipe, keys, pending(plan(recipe, base, done, runs, fresh)))
     context = replace(context, progress=of_run(context.progress, clock.left_s))
-    lost = frozenset[str]()  # by trainings that diverged
+    lost: dict[str, str] = {}  # models that a training lost which diverged, with the reasons
     for number, stage in enumerate(recipe.stages, 1):
         if stage.id in lost:
             continue
-        config = _without_lost(stage, lost)
+        config, dropped = _without_lost(stage, lost)
+        context = replace(context, dropped=dropped)
         clock.start(config.id)
         left = run_left(clock.left_s())
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()}){left and f', {left}'}"
@@ -81,30 +83,33 @@ def run(
     return done
 
 
-def _without_lost(config: Stage, lost: Collection[str]) -> Stage:
-    """The stage; of a selection, without the models that were lost."""
-    if not isinstance(config, Select):
-        return config
-    return config.model_copy(update={"models": tuple(name for name in config.models if name not in lost)})
+def _without_lost(stage: Stage, lost: Mapping[str, str]) -> tuple[Stage, Mapping[str, str]]:
+    """The stage; of a selection, without the models that were lost, and the reasons for these."""
+    if not isinstance(stage, Select):
+        return stage, {}
+    models = tuple(name for name in stage.models if name not in lost)
+    return stage.model_copy(update={"models": models}), {name: lost[name] for name in stage.models if name in lost}
 
 
-def _lost_with(id: str, recipe: Recipe, lost: Collection[str], error: Diverged) -> frozenset[str]:
-    """A stage whose training diverged, and the models made from it. Raises `error` unless selections alone need them.
+def _lost_with(id: str, recipe: Recipe, lost: Mapping[str, str], error: Diverged) -> dict[str, str]:
+    """A stage whose training diverged and the models made from it, with the reason.
 
-    A selection goes on as long as a model is left to it.
+    A selection goes on as long as a model is left to it. Raises `error` if another stage than a selection needs one of
+    the lost models, or if nothing needs it: then it is a result that the user asked for.
     """
-    gone, kinds, is_candidate = {id, *lost}, kinds_of(recipe.stages), False
+    gone, needed, kinds = {id, *lost}, set[str](), kinds_of(recipe.stages)
     for stage in recipe.stages:
-        if gone.isdisjoint(name for _, name, _ in references(stage)) or stage.id in gone:
+        lost_here = gone.intersection(name for _, name, _ in references(stage))
+        if not lost_here:
             continue
-        is_left = isinstance(stage, Select) and not gone.issuperset(stage.models)
-        if not is_left and kinds[stage.id] not in MODEL_KINDS:
+        goes_on = isinstance(stage, Select) and not gone.issuperset(stage.models)
+        if not goes_on and kinds[stage.id] not in MODEL_KINDS:
             raise error
-        is_candidate = is_candidate or is_left
-        gone |= set() if is_left else {stage.id}
-    if not is_candidate:
+        needed |= lost_here
+        gone |= set() if goes_on else {stage.id}
+    if gone - needed:
         raise error
-    return frozenset(gone)
+    return {name: f"{error.what} in '{id}'" for name in gone if name not in lost}
 
 
 def make(
@@ -186,6 +191,7 @@ def ingredients_of(config: Stage, inputs: Mapping[str, Artifact], context: Conte
         _fingerprint(config, inputs, context),
         context.budget.model_dump(mode="json"),
         context.recipe_name,
+        context.dropped,
     )
 
 

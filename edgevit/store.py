@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgevit.artifacts import (
@@ -38,7 +39,7 @@ from edgevit.artifacts import (
     sha256_of,
     sha256_of_file,
 )
-from edgevit.configs import Stage, added_at_default, input_files, known_folders, references
+from edgevit.configs import Select, Stage, added_at_default, input_files, known_folders, references
 from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, RecipeError
@@ -47,9 +48,18 @@ CURRENT = "current"
 
 
 def ingredients(
-    config: Stage, inputs: Mapping[str, Artifact], target: Json | None, budget: Json | None, recipe_name: str = ""
+    config: Stage,
+    inputs: Mapping[str, Artifact],
+    target: Json | None,
+    budget: Json | None,
+    recipe_name: str = "",
+    dropped: Mapping[str, str] = MappingProxyType({}),
 ) -> Json:
-    """All that decides the result of a stage. References are replaced by digests of content, paths by file hashes."""
+    """All that decides the result of a stage. References are replaced by digests of content, paths by file hashes.
+
+    Args:
+        dropped: see `Context`.
+    """
     left_out = {"id", "stage", *added_at_default(config), *known_folders(config)}
     fields = config.model_dump(mode="json", exclude=left_out)
     for path, _, _ in references(config):
@@ -64,8 +74,17 @@ def ingredients(
         "config": fields,
         "target": target,
         "budget": budget if config.reads_budget else None,
-        "names": [recipe_name, *_names_behind(inputs)] if config.reads_names else None,
+        "names": _names(config, inputs, recipe_name, dropped),
     }
+
+
+def _names(
+    config: Stage, inputs: Mapping[str, Artifact], recipe_name: str, dropped: Mapping[str, str]
+) -> list[str] | None:
+    """The names and reasons in the record of a stage that do not follow from the content of its inputs."""
+    if isinstance(config, Select):
+        return [config.data, *config.models, *(f"{name}: {reason}" for name, reason in dropped.items())]
+    return [recipe_name, *_names_behind(inputs)] if config.reads_names else None
 
 
 def _recorded_inputs(inputs: Mapping[str, Artifact], passed_on: str | None) -> dict[str, InputRef]:

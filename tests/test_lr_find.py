@@ -135,6 +135,16 @@ def test_what_has_no_learning_rate_is_refused(
     assert says in error_of(arguments(folder, stage), capsys, monkeypatch)
 
 
+def test_a_stage_without_labels_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "body.yaml"
+    stage = "{stage: pretrain, id: body, model: resnet18, data: digits.train}"
+    file.write_text(f"name: body\ndatasets: {{digits: {{source: digits}}}}\nstages: [{stage}]\n")
+    error = error_of(["lr-find", str(file), "body"], capsys, monkeypatch)
+    assert "its loss does not tell good learning rates from bad ones" in error
+
+
 def test_what_is_not_finished_is_named_with_the_command_that_makes_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from edgevit.actions.init_recipe import Findings, InitOptions, look_at_folder
-from edgevit.actions.select_student import TrialOptions, predictor, trial_recipe
+from edgevit.actions.select_student import TrialOptions, _about, predictor, selected_by_prediction, trial_recipe
 from edgevit.actions.student_choice import ChosenStudent, WeightSources, architecture, students_within
 from edgevit.cli import app
-from edgevit.configs import Quantize, Select, Train
+from edgevit.configs import Evaluate, Quantize, Select, Train
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, DataError, RecipeError
+from edgevit.evaluation import AccuracyRecord
 from edgevit.recipe import load_recipe
 from edgevit.selection.candidates import shortlist
 from edgevit.selection.choice import ROOM
@@ -62,11 +64,42 @@ def test_the_short_trainings_are_a_recipe_that_run_accepts(tmp_path: Path, board
     trainings = [stage for stage in again.stages if isinstance(stage, Train)]
     assert [stage.model for stage in trainings] == list(students)
     assert {stage.epochs for stage in trainings} == {2}
-    (select,) = (stage for stage in again.stages if isinstance(stage, Select))
-    shipped = "int8" if board is None else "onnx"
-    assert select.models == tuple(f"{shipped}/{name}" for name in students)
-    assert (select.data, select.latency_ms) == ("photos.val", 3.0 if board is None else None)
+    selects = [stage for stage in again.stages if isinstance(stage, Select)]
+    evaluated = [stage for stage in again.stages if isinstance(stage, Evaluate)]
     assert any(isinstance(stage, Quantize) for stage in again.stages) is (board is None)
+    if board is None:
+        (stage,) = selects
+        assert stage.models == tuple(f"int8/{name}" for name in students)
+        assert (stage.data, stage.latency_ms, evaluated) == ("photos.val", 3.0, [])
+    else:  # a race on this machine would decide by its latencies
+        assert [(stage.model, stage.data) for stage in evaluated] == [
+            (f"onnx/{name}", "photos.val") for name in students
+        ]
+        assert not selects
+
+
+def test_for_a_board_the_predicted_latencies_decide_between_equal_students(tmp_path: Path) -> None:
+    labels = np.arange(100) % 2
+    right = AccuracyRecord(tuple(map(str, range(100))), ("a", "b"), labels, labels)
+    timings = {name: fast_in(p50_ms) for name, p50_ms in {"slow": 5.0, "fast": 3.0}.items()}
+    options = InitOptions(tmp_path, tmp_path / "new.yaml", latency_ms=6.0)
+    selection = selected_by_prediction(dict.fromkeys(timings, right), timings, options)
+    assert (selection["winner"], selection["label"]) == ("fast", "predicted")
+    assert [(row["id"], row["on_front"]) for row in selection["models"]] == [("slow", False), ("fast", True)]
+    said = list(_about(selection, "orin-nano-8gb"))
+    assert "p50 predicted for orin-nano-8gb, with 90% intervals" in said[1]
+    assert said[2].startswith("    fast: top-1 100.0% (")
+    assert "predicted p50 3 ms (2 to 4)" in said[2]
+    wrong = AccuracyRecord(right.sample_ids, right.classes, labels, 1 - labels)
+    with pytest.raises(CheckFailed, match="no model meets the budget"):
+        selected_by_prediction(dict.fromkeys(timings, wrong), timings, options)
+
+
+def fast_in(p50_ms: float) -> Timing:
+    form = "float16, predicted"
+    return Timing(
+        macs=1, params=1, size_bytes=1, form=form, p50_ms=p50_ms, p50_low_ms=p50_ms - 1, p50_high_ms=p50_ms + 1
+    )
 
 
 def select(folder: Path, *options: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from edgevit.actions.single_stage import SingleStages, stage_config
 from edgevit.artifacts import Artifact, Json
+from edgevit.bounds import MOST_RACED
 from edgevit.configs import Evaluate
 from edgevit.configs.runtimes import RUNTIMES
 from edgevit.configs.targets import LOCAL_CPU
@@ -15,7 +16,7 @@ from edgevit.errors import RecipeError
 from edgevit.evaluation.paired import Drop, paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.profiling import Comparison, Measurement, MeasurePlan
-from edgevit.profiling.race import MOST_MODELS, confidence_of_each
+from edgevit.profiling.race import confidence_of_each
 from edgevit.report.tables import html_table
 from edgevit.runtimes.base import SessionOptions, fixed_batch, for_runtime, runtime_of
 from edgevit.targets import target_for
@@ -23,7 +24,7 @@ from edgevit.terminal import printable_line
 
 
 @dataclass(frozen=True)
-class Limits:
+class LossLimits:
     """What another model may lose against the first.
 
     Attributes:
@@ -35,7 +36,7 @@ class Limits:
     max_top1_drop: float = 0.0
 
 
-NO_LOSS = Limits()
+NO_LOSS = LossLimits()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class OtherModel(ComparedModel):
         interval = self.comparison.interval
         return "faster" if interval.low > 1 else "slower" if interval.high < 1 else "not told apart"
 
-    def exceeded(self, limits: Limits) -> list[str]:
+    def exceeded(self, limits: LossLimits) -> list[str]:
         """The limits that the model exceeds by more than chance explains. Replayed and invalid times exceed none."""
         is_slower = self.speed == "slower" and self.comparison.interval.high < 1 / (1 + limits.max_slowdown)
         is_less_accurate = self.drop is not None and self.drop.low > limits.max_top1_drop
@@ -85,6 +86,10 @@ class OtherModel(ComparedModel):
 
     def speed_sentence(self, first: str) -> str:
         compared = self.comparison
+        if self.speed == "replayed":
+            return f"{self.name} against {first}: the times are replayed, so neither is shown to be faster"
+        if self.speed == "invalid":
+            return f"{self.name} against {first}: the timing is invalid, so neither is shown to be faster"
         said = {
             "faster": f"{self.name} is faster than {first}",
             "slower": f"{self.name} is slower than {first}",
@@ -103,7 +108,7 @@ class OtherModel(ComparedModel):
                 f"({self._interval} {drop.low * 100:.2f} to {drop.high * 100:.2f}, {drop.n} images){chance}"
             )
 
-    def json_against_first(self, limits: Limits) -> Json:
+    def json_against_first(self, limits: LossLimits) -> Json:
         compared = self.comparison
         return {
             "speed": self.speed,
@@ -121,7 +126,8 @@ class OtherModel(ComparedModel):
 class ModelComparison:
     """What other models cost and gain against the first.
 
-    All intervals hold together with 95% confidence: those of several models are wider (Bonferroni).
+    The intervals of all speeds hold together with 95% confidence, and so do those of all losses of top-1: the intervals
+    of several models are wider (Bonferroni).
 
     Attributes:
         first: the model that all others are compared with.
@@ -131,7 +137,7 @@ class ModelComparison:
 
     first: ComparedModel
     others: tuple[OtherModel, ...]
-    limits: Limits = NO_LOSS
+    limits: LossLimits = NO_LOSS
 
     @property
     def other_is_worse(self) -> bool:
@@ -150,11 +156,12 @@ class ModelComparison:
         return self.first.latency.invalid
 
     def as_json(self) -> Json:
-        """The fields of the only other model beside the first; of several, in a list `others`."""
-        told = {"model": self.first.as_json(), "other_is_worse": self.other_is_worse}
-        if len(self.others) == 1:
-            return {**told, "other": self.others[0].as_json(), **self.others[0].json_against_first(self.limits)}
-        return {**told, "others": [{**one.as_json(), **one.json_against_first(self.limits)} for one in self.others]}
+        """`others` lists every other model. The fields of an only one stand beside the list, too."""
+        others = [{**one.as_json(), **one.json_against_first(self.limits)} for one in self.others]
+        told = {"model": self.first.as_json(), "other_is_worse": self.other_is_worse, "others": others}
+        if len(self.others) > 1:
+            return told
+        return {**told, "other": self.others[0].as_json(), **self.others[0].json_against_first(self.limits)}
 
     def named(self, names: Sequence[str]) -> ModelComparison:
         """The comparison with other names for its models. Equal names are numbered."""
@@ -187,12 +194,15 @@ class ModelComparison:
             yield other.speed_sentence(self.first.name)
             yield from other.drop_sentence()
             for name in other.exceeded(self.limits):
-                if limit := getattr(self.limits, name):
-                    yield f"{other.name} exceeds --{name.replace('_', '-')} {limit:g}"
+                yield f"{other.name} exceeds --{name.replace('_', '-')} {getattr(self.limits, name):g}"
         if len(self.others) > 1:
-            yield "together, all intervals hold with 95% confidence"
+            yield f"the intervals of {self._compared} hold together with 95% confidence"
         if self.first.latency.label == "replayed":
             yield "a stand-in has replayed these times: they say nothing about the speed of the models"
+
+    @property
+    def _compared(self) -> str:
+        return "all speeds" + (", and those of all losses of top-1," if self.others[0].drop else "")
 
 
 def compare_models(
@@ -204,7 +214,7 @@ def compare_models(
     duration_s: float,
     target: str = LOCAL_CPU,
     runtimes: Sequence[str] = (),
-    limits: Limits = NO_LOSS,
+    limits: LossLimits = NO_LOSS,
 ) -> ModelComparison:
     """Time models in turns on a target, and evaluate them there on the same images; each against the first.
 
@@ -244,8 +254,8 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 def _in_runtimes(models: Sequence[Artifact], runtimes: Sequence[str]) -> list[Artifact]:
     """The models, each opened by its runtime."""
-    if not 2 <= len(models) <= MOST_MODELS:
-        raise RecipeError("the number of models cannot be compared", got=len(models), expected=f"2 to {MOST_MODELS}")
+    if not 2 <= len(models) <= MOST_RACED:
+        raise RecipeError("the number of models cannot be compared", got=len(models), expected=f"2 to {MOST_RACED}")
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise RecipeError("there is no such runtime", where="--runtime", got=unknown[0], expected=" or ".join(RUNTIMES))
     if len(runtimes) not in (0, 1, len(models)):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from edgevit.bundling import Page, check_page_runtime, runtime_files
-from edgevit.configs import Bundle, Compile, Export, Quantize, Recipe
+from edgevit.configs import Bundle, Compile, Export, Quantize, Recipe, Select, Stage
 from edgevit.context import Context
 
 
@@ -24,15 +24,19 @@ def check_pages_early(recipe: Recipe, pending: Callable[[], Collection[str]], co
     pages = [(stage, page) for stage in recipe.stages if isinstance(stage, Bundle) and (page := Page.of(stage))]
     for bundle, page in pages:
         if bundle.id in pending():
-            check_page_runtime(_runtime_of_model(bundle, recipe), bundle.model)
+            for model, runtime in _runtimes_of_model(bundle.model, {stage.id: stage for stage in recipe.stages}):
+                check_page_runtime(runtime, model)
             runtime_files(page, context.progress)
 
 
-def _runtime_of_model(bundle: Bundle, recipe: Recipe) -> str:
-    """The runtime that opens the bundle's ONNX file on this machine."""
-    stages = {stage.id: stage for stage in recipe.stages}
-    maker = stages[bundle.model]
-    while isinstance(maker, Compile):
-        maker = stages[maker.model]
-    assert isinstance(maker, (Export, Quantize))
-    return maker.runtime if isinstance(maker, Export) else maker.runtime_here
+def _runtimes_of_model(model: str, stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
+    """The ONNX file of a model and the runtime that opens it on this machine; for a selection, those of each model."""
+    maker = stages[model]
+    if isinstance(maker, Select):
+        for candidate in maker.models:
+            yield from _runtimes_of_model(candidate, stages)
+    elif isinstance(maker, Compile):
+        yield from _runtimes_of_model(maker.model, stages)
+    else:
+        assert isinstance(maker, (Export, Quantize))
+        yield model, maker.runtime if isinstance(maker, Export) else maker.runtime_here

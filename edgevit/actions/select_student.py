@@ -1,7 +1,8 @@
 """`edgevit select`: a student for a folder of images, by short trainings of several students within a budget.
 
 The shortlist is measured on the target, or predicted for a board that is not at hand. Its students then train for the
-same few epochs, and the stage `select` takes one on the validation images.
+same few epochs. On a target, the stage `select` takes one on the validation images. For a board, the students are
+evaluated on these images here, and their predicted latencies stand for measured ones.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from edgevit.actions.init_recipe import (
 )
 from edgevit.actions.student_choice import ChosenStudent, students_within, timer
 from edgevit.artifacts import IOSpec, Json
-from edgevit.configs import OPSET, Budget, Recipe, Select, Stage
+from edgevit.configs import OPSET, Budget, Evaluate, Recipe, Select, Stage
 from edgevit.configs.targets import LOCAL_GPU
 from edgevit.context import Context
 from edgevit.errors import DataError, RecipeError
+from edgevit.evaluation import AccuracyRecord, accuracy_record
+from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
@@ -34,8 +37,10 @@ from edgevit.models.timm_models import default_class_names
 from edgevit.pipeline import run
 from edgevit.selection.candidates import Candidate
 from edgevit.selection.records import Timing
+from edgevit.selection.winner import MeasuredModel, SelectionLimits, no_winner, winner_of
 
 SELECTED = "selected"  # the id of the stage `select`
+ACCURACY = "accuracy"  # the ids of evaluations begin so
 SHARED = ("backbone", "teacher")  # stages before the students
 OF_A_STUDENT = ("start", "student", "onnx", "int8")
 FLOAT16_BYTES = 2
@@ -64,7 +69,7 @@ class SelectedStudent:
 
     Attributes:
         shortlist: the students within the budget, as measured or predicted before any training.
-        selection: the record of the stage `select`; None where one student alone meets the budget.
+        selection: the record of the selection, with the label of its latencies; None where no student was compared.
         measured_on: the target; None where the shortlist was predicted.
         predicted_for: the board; None where the shortlist was measured.
     """
@@ -124,12 +129,14 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
     }
     selection = None
     if len(students) == 1:
-        (student,), lines = students.values(), ["one student meets the budget, so none was trained to compare"]
+        lines = ["no smaller student of another architecture is left within the budget, so none was trained to compare"]
+        (student,) = students.values()
     else:
         say(f"{len(students)} students train for {_epochs(trials)} each; select --epochs sets another number")
         selection = _selection(found, students, trials, context)
-        student, lines = students[_label_in(selection["winner"])], list(_about(selection))
-    reason = _reason(student, options, trials, len(students))
+        student, lines = students[_label_in(selection["winner"])], list(_about(selection, trials.board))
+    compared = len(selection["models"]) if selection else 1
+    reason = _reason(student, options, trials, compared)
     if trials.board is not None:  # a budget in the recipe would be judged on this machine
         found = replace(found, options=replace(options, latency_ms=None))
     written = recipe_for_student(found, student, context, reason)
@@ -157,7 +164,7 @@ def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candi
 
 
 def trial_recipe(found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, folder: Path) -> Recipe:
-    """The short trainings of students, by their labels, and the stage that selects one of them.
+    """The short trainings of students, by their labels, with the stage that selects one; for a board, with evaluations.
 
     Args:
         folder: from which relative paths of the recipe start.
@@ -172,19 +179,45 @@ def trial_recipe(found: Findings, students: Mapping[str, ChosenStudent], trials:
         own = [stage for stage in recipe.stages if stage.id in OF_A_STUDENT[: OF_A_STUDENT.index(shipped) + 1]]
         stages |= {stage.id: stage for stage in (_of_student(stage, label) for stage in own)}
     assert recipe is not None
-    select = {
-        "stage": "select",
-        "id": SELECTED,
-        "models": [f"{shipped}/{label}" for label in students],
-        "data": images.val,
-        **(_limits(options) if trials.board is None else {}),
-    }
-    name, chosen = f"{recipe.name}-select", (*stages.values(), Select.model_validate(select))
+    models = {label: f"{shipped}/{label}" for label in students}
+    last: list[Stage] = []
+    if trials.board is None:
+        limits = {"latency_ms": options.latency_ms, "size_mib": options.size_mib, "target": options.target}
+        select = {"stage": "select", "id": SELECTED, "models": list(models.values()), "data": images.val, **limits}
+        last.append(Select.model_validate(select))
+    else:
+        for label, model in models.items():
+            evaluate = {"stage": "evaluate", "id": f"{ACCURACY}/{label}", "model": model, "data": images.val}
+            last.append(Evaluate.model_validate(evaluate))
+    name, chosen = f"{recipe.name}-select", (*stages.values(), *last)
     return recipe.model_copy(update={"name": name, "budget": Budget(), "stages": chosen})
 
 
-def _limits(options: InitOptions) -> Json:
-    return {"latency_ms": options.latency_ms, "size_mib": options.size_mib, "target": options.target}
+def selected_by_prediction(
+    accuracies: Mapping[str, AccuracyRecord], timings: Mapping[str, Timing], options: InitOptions
+) -> Json:
+    """The record of a selection by the accuracies and the predicted latencies of students, by their labels.
+
+    The shortlist is within the budget as predicted, so no limit of latency or size is left. Of students of equal
+    accuracy, the one with the least predicted latency wins.
+
+    Raises:
+        CheckFailed: no student is shown to be better than a constant guess.
+    """
+    models = [
+        MeasuredModel(
+            label,
+            accuracy,
+            Share(timings[label].p50_ms, timings[label].p50_low_ms, timings[label].p50_high_ms),
+            timings[label].size_bytes,
+        )
+        for label, accuracy in accuracies.items()
+    ]
+    limits = SelectionLimits()
+    selection = winner_of(models, limits)
+    if selection.winner is None:
+        raise no_winner(models, limits, selection, str(options.folder))
+    return selection.record(models, limits, "predicted")
 
 
 def _check_has_validation_images(found: Findings) -> None:
@@ -198,11 +231,16 @@ def _check_has_validation_images(found: Findings) -> None:
 
 
 def _selection(found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, context: Context) -> Json:
-    """The record of the stage `select`."""
+    """The record of the selection."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = trial_recipe(found, students, trials, Path(folder))
-        record: Json = run(recipe, Path(folder), trials.runs, context)[SELECTED].metrics["selection"]
-    return record
+        made = run(recipe, Path(folder), trials.runs, context)
+    if trials.board is None:
+        record: Json = made[SELECTED].metrics["selection"]
+        return record
+    accuracies = {label: accuracy_record(made[f"{ACCURACY}/{label}"]) for label in students}
+    timings = {label: student.timing for label, student in students.items() if student.timing is not None}
+    return selected_by_prediction(accuracies, timings, found.options)
 
 
 def _of_student(stage: Stage, label: str) -> Stage:
@@ -219,24 +257,27 @@ def _label(candidate: Candidate) -> str:
 
 
 def _label_in(id: str) -> str:
-    return id.partition("/")[2]
+    return id.rpartition("/")[2]
 
 
-def _about(selection: Json) -> Iterator[str]:
+def _about(selection: Json, board: str | None) -> Iterator[str]:
     """The winner with its reason, and the Pareto front with intervals."""
     by_id: dict[str, Json] = {model["id"]: model for model in selection["models"]}
     yield f"selected: {_label_in(selection['winner'])}: {by_id[selection['winner']]['reason']}"
-    yield "Pareto front after the short trainings, with 95% intervals:"
+    latency = "p50 measured" if board is None else f"p50 predicted for {board}, with 90% intervals"
+    yield f"Pareto front after the short trainings: top-1 with 95% intervals, {latency}:"
     for model in sorted(by_id.values(), key=lambda model: model["p50_ms"]["value"]):
         if model["on_front"]:
-            yield f"    {_label_in(model['id'])}: {_measured(model)}"
+            yield f"    {_label_in(model['id'])}: {_in_numbers(model, selection['label'])}"
+    yield "the top-1 of the selected student is the best of several on the same images, so it is too high on average"
 
 
-def _measured(model: Json) -> str:
+def _in_numbers(model: Json, label: str) -> str:
     top1, p50_ms = model["top1"], model["p50_ms"]
+    predicted = "predicted " if label == "predicted" else ""
     return (
         f"top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}), "
-        f"p50 {p50_ms['value']:.3g} ms ({p50_ms['low']:.3g} to {p50_ms['high']:.3g})"
+        f"{predicted}p50 {p50_ms['value']:.3g} ms ({p50_ms['low']:.3g} to {p50_ms['high']:.3g})"
     )
 
 

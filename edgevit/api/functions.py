@@ -301,7 +301,8 @@ def compare(
 ) -> ModelComparison:
     """Compare models with the first on a target: latencies interleaved in one run, accuracies on the same images.
 
-    All intervals hold together with 95% confidence: those of several models are wider (Bonferroni).
+    The intervals of all speeds hold together with 95% confidence, and so do those of all losses of top-1: the intervals
+    of several models are wider (Bonferroni).
 
     Args:
         others: one or more models, each compared with `model`.
@@ -321,13 +322,13 @@ def compare(
     Raises:
         RecipeError: a number is out of its range, or there is no other model.
     """
-    from edgevit.actions.compare_models import Limits, compare_models
+    from edgevit.actions.compare_models import LossLimits, compare_models
 
     threads = number_argument(threads, int, THREADS, argument("compare", "threads"))
     duration_s = number_argument(duration_s, float, MEASURED_S, argument("compare", "duration_s"))
     if batch_size is not None:
         batch_size = number_argument(batch_size, int, BATCH, argument("compare", "batch_size"))
-    limits = Limits(
+    limits = LossLimits(
         number_argument(max_slowdown, float, NON_NEGATIVE, argument("compare", "max_slowdown")),
         number_argument(max_top1_drop, float, LOSS, argument("compare", "max_top1_drop")),
     )
@@ -498,7 +499,8 @@ def run(
     datasets = check_before_run(loaded, base, all_runs, context, again, anyway)
     done = pipeline.run(loaded, base, all_runs, context, again, datasets)
     folder = all_runs.resolve() / loaded.name
-    return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages})
+    dropped = tuple(stage.id for stage in loaded.stages if stage.id not in done)
+    return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages if stage.id in done}, dropped)
 
 
 def _is_path(source: str | Path) -> bool:

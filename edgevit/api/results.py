@@ -272,13 +272,20 @@ class Run(Mapping[str, Result]):
 
     Checkpoints, ONNX files, compiled files and bundles are a `Model`. Evaluations, latencies and reports have types of
     their own. Other results are an `Artifact`.
+
+    Attributes:
+        dropped: the stages without a result: a training diverged, and its model dropped out of a selection.
     """
 
-    def __init__(self, name: str, folder: Path, artifacts: Mapping[str, Artifact]) -> None:
-        self.name, self.folder = name, folder
+    def __init__(
+        self, name: str, folder: Path, artifacts: Mapping[str, Artifact], dropped: tuple[str, ...] = ()
+    ) -> None:
+        self.name, self.folder, self.dropped = name, folder, dropped
         self._artifacts = dict(artifacts)
 
     def __getitem__(self, stage_id: str) -> Any:  # a model here, a measurement there: callers know their recipe
+        if stage_id in self.dropped:
+            raise KeyError(f"stage '{stage_id}' has no result: a training diverged, and it dropped out of a selection")
         if stage_id not in self._artifacts:
             hint = did_you_mean(stage_id, self._artifacts) or f"stages: {', '.join(self._artifacts)}"
             raise KeyError(f"there is no stage '{stage_id}'. {hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edgevit.artifacts import Artifact, ancestors
+from edgevit.artifacts import Artifact, ancestors, before_selection
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.errors import ArtifactError
@@ -63,8 +63,9 @@ def _check_compiled_here(model: Artifact) -> None:
 
 def _compiled_from(model: Artifact, is_engine: bool) -> Artifact:
     """The ONNX file that a model was compiled from, with the model's IOSpec."""
-    compiled_from = model.manifest.inputs.get("model")
-    source = next((ancestor for ancestor in ancestors(model) if ancestor.ref() == compiled_from), None)
+    compiled = before_selection(model)
+    compiled_from = compiled.manifest.inputs.get("model")
+    source = next((ancestor for ancestor in ancestors(compiled) if ancestor.ref() == compiled_from), None)
     if source is None and is_engine and ONNX_FILE in model.manifest.files:  # of an engine's folder outside a store
         source = artifact_from_onnx(model.file(ONNX_FILE))
     if source is not None:

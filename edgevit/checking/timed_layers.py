@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgevit.artifacts import Json
@@ -12,10 +12,16 @@ from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
 from edgevit.graphs.cost import macs
 from edgevit.graphs.files import read_onnx
-from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
+from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, UNCOUNTED, Graph
 from edgevit.graphs.modules import module_paths
 from edgevit.profiling.layer_times import LayerTime, LayerTimes
 from edgevit.profiling.roofline import Peaks, Placement, placed
+
+# Kernels of ONNX Runtime and OpenVINO that multiply: without a product among their nodes, their work is not known.
+PRODUCT_KERNELS = {
+    *OPERANDS, *UNCOUNTED, *INTEGER_PRODUCTS, "FusedConv", "FusedGemm", "FusedMatMul",
+    "Convolution", "Deconvolution", "FullyConnected", "ScaledDotProductAttention",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,33 @@ class TimedLayer:
 
 
 @dataclass(frozen=True)
+class Untimed:
+    """The products of a file (convolutions, matrix products, attention) that are in no timed layer.
+
+    Attributes:
+        products, of_products: their number, and that of all products in the file.
+        macs_share: their share of the file's multiply-accumulates, 0 to 1.
+    """
+
+    products: int
+    of_products: int
+    macs_share: float
+
+
+@dataclass(frozen=True)
 class TimedModel:
     """The times of the layers of a model, in the order of execution.
 
     Attributes:
         peaks: of the runtime on this machine; None where they were not measured.
+        untimed: of an ONNX file; None of a checkpoint, whose modules are all timed.
     """
 
     path: Path
     times: LayerTimes
     layers: tuple[TimedLayer, ...]
     peaks: Peaks | None
+    untimed: Untimed | None = None
 
     @property
     def opaque(self) -> dict[str, float]:
@@ -88,6 +110,7 @@ class TimedModel:
             "opaque_ms": self.opaque,
             "by_module_ms": self.by_module,
             "by_bound": self.by_bound,
+            "untimed": asdict(self.untimed) if self.untimed else None,
             "peaks": self.peaks.to_json() if self.peaks else None,
             "layers": [asdict(layer) for layer in self.layers],
         }
@@ -110,9 +133,12 @@ def timed_onnx(file: Path, times: LayerTimes, float_precision: str, peaks: Peaks
 
     def macs_of(layer: LayerTime) -> int | None:
         known = [work[name] for name in layer.nodes]
-        return None if not known or None in known else sum(count for count in known if count)
+        if not known or None in known or (layer.operator in PRODUCT_KERNELS and not any(known)):
+            return None
+        return sum(count for count in known if count)
 
-    return _timed(file, times, float_precision, peaks, module, macs_of)
+    timed = _timed(file, times, float_precision, peaks, module, macs_of)
+    return replace(timed, untimed=_untimed(times, work))
 
 
 def timed_checkpoint(folder: Path, times: LayerTimes, peaks: Peaks | None) -> TimedModel:
@@ -154,6 +180,13 @@ def _macs_by_node(graph: Graph) -> dict[str, int | None]:
         node.name: macs(node, graph) if node.op_type in OPERANDS else None if node.op_type in uncounted else 0
         for node in graph.nodes
     }
+
+
+def _untimed(times: LayerTimes, work: Mapping[str, int | None]) -> Untimed:
+    timed = {name for layer in times.layers for name in layer.nodes}
+    products = {name: count or 0 for name, count in work.items() if count != 0}
+    missing = {name: count for name, count in products.items() if name not in timed}
+    return Untimed(len(missing), len(products), sum(missing.values()) / max(1, sum(products.values())))
 
 
 def _summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

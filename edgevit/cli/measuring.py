@@ -281,7 +281,7 @@ def compare(
 
     Example: edgevit compare deit.onnx deit.int8.onnx --data photos/
     """
-    from edgevit.actions.compare_models import Limits, compare_models
+    from edgevit.actions.compare_models import LossLimits, compare_models
     from edgevit.actions.single_stage import single_stages
 
     paths = (first, *others)
@@ -290,7 +290,7 @@ def compare(
         images = stages.labelled_images(data) if data else None
         _check_order_is_needed(class_order, *models)
         models = [_ordered_if_unnamed(model, class_order, images) for model in models]
-        runtimes, limits = separated(runtime) if runtime else (), Limits(max_slowdown, max_top1_drop)
+        runtimes, limits = separated(runtime) if runtime else (), LossLimits(max_slowdown, max_top1_drop)
         comparison = compare_models(stages, models, images, threads, batch, duration_s, target, runtimes, limits).named(
             _names_of_paths(paths)
         )

@@ -97,18 +97,21 @@ def run(
     before = pipeline.finished(loaded, runs)
     done = pipeline.run(loaded, base, runs, context, fresh, datasets)
     _dismiss_torchrun(device)
-    stages = {stage.id: done[stage.id] for stage in loaded.stages}
+    stages = {stage.id: done[stage.id] for stage in loaded.stages if stage.id in done}
+    dropped = [stage.id for stage in loaded.stages if stage.id not in done]
     new = [id for id, artifact in stages.items() if before.get(id) != artifact.ref()]
     folder = runs / loaded.name
     reports = [artifact for artifact in stages.values() if artifact.kind == "report"]
     if as_json:
         summaries = {id: _summary_of(artifact, id in new) for id, artifact in stages.items()}
-        print_json({"name": loaded.name, "runs": folder, "stages": summaries})
+        print_json({"name": loaded.name, "runs": folder, "stages": summaries, "dropped": dropped})
     else:
-        if not new:
+        if not new and not dropped:
             echo(f"{loaded.name}: all {len(stages)} stages are finished, nothing to do")
             if check:
                 echo("--check compared nothing, since no stage ran; --fresh ID makes a stage run again")
+        if dropped:
+            echo(f"dropped out, since a training diverged: {', '.join(dropped)}")
         _print_summaries(reports)
         _print_next(stages, folder)
     if any(report.metrics["meets_budget"] is False for report in reports):

@@ -50,8 +50,7 @@ def select(
 
     Students of the catalogue are timed untrained on the target, or predicted for a board. If none meets the budget,
     the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
-    capable students train for the same few epochs. The most accurate on the validation images is taken; of students
-    that are not told apart, the fastest.
+    capable students train for the same few epochs, and the most accurate on the validation images is taken.
 
     Example: edgevit select --data photos/ --latency-ms 10 --out photos.yaml
     """

@@ -443,13 +443,14 @@ class Select(OnTarget):
     """Take the most accurate of several models that meets a budget on a target.
 
     Each model is evaluated on `data`, and all are timed in turns on `target`. A model meets `latency_ms` if the upper
-    bound of its p50 does. Of the models that are not told apart from the most accurate one on the same images, the
-    fastest is taken. The result is that model. If no model meets the budget, the run ends, and says which budget could
-    be met.
+    bound of its p50 does. The most accurate of these models is taken, unless another one is shown to be faster and to
+    lose at most `max_top1_drop` on the same images. The result is the model that is taken. If no model meets the
+    budget, the run ends, and says which budget could be met.
     """
 
     stage: Literal["select"]
     makes: ClassVar[Kind | None] = None
+    version: ClassVar[int] = 2
     models: tuple[ModelRef, ...] = Field(
         min_length=1,
         description="Models of one kind to choose from, at least two. A pattern such as `onnx/*` names several stages.",
@@ -459,10 +460,17 @@ class Select(OnTarget):
         "refused: the accuracy of the chosen model would be too high on them."
     )
     latency_ms: Positive | None = Field(
-        None, description="Largest p50 latency in milliseconds. By default, that of the recipe's budget."
+        None,
+        description="Largest p50 latency in milliseconds. By default, that of the recipe's budget, unless a later "
+        "stage makes another model from the selected one: the budget is that of the deployed file.",
     )
     size_mib: Positive | None = Field(
-        None, description="Largest size of the model file in MiB. By default, that of the recipe's budget."
+        None, description="Largest size of the model file in MiB. By default, as for `latency_ms`."
+    )
+    max_top1_drop: Loss | None = Field(
+        None,
+        description="Largest loss of top-1 against the most accurate model, as a fraction, with which a faster model "
+        "is taken. By default, that of the recipe's budget; with neither, the most accurate model is taken.",
     )
     batch_size: BatchSize = Field(1, description="Number of images in a batch, while the models are timed.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime, while the models are timed.")

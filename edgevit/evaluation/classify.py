@@ -13,7 +13,7 @@ from edgevit.artifacts import IOSpec
 from edgevit.data import Dataset
 from edgevit.data.class_order import output_indices
 from edgevit.data.labels import lacks_classes, missing_classes
-from edgevit.errors import ArtifactError, DataError
+from edgevit.errors import DataError, NonFiniteScores
 from edgevit.evaluation.accuracy_record import AccuracyRecord
 from edgevit.graphs import class_scores
 from edgevit.progress import Progress
@@ -62,7 +62,7 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 
     Raises:
         DataError: the data set is unlabelled or empty, or has a class that the model lacks.
-        ArtifactError: a score is not finite.
+        NonFiniteScores: a score is not finite.
     """
     labels = labels_for(session, dataset, progress)
     scores = np.empty((len(dataset), len(session.spec.classes)), np.float32)
@@ -79,7 +79,7 @@ def classify(session: Session, dataset: Dataset, batch_size: int, progress: Prog
 def predict_probabilities(
     session: Session, images: Iterable[NDArray[np.uint8]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Class probabilities of RGB images, (n, classes) per batch. Raises ArtifactError if a score is not finite."""
+    """Class probabilities of RGB images, (n, classes) per batch. Raises NonFiniteScores if a score is not finite."""
     done = 0
     for batch_probabilities in class_probabilities(session, images, batch_size):
         not_finite = ~np.isfinite(batch_probabilities).all(-1)
@@ -98,9 +98,9 @@ def class_probabilities(
         yield class_scores.probabilities(outputs[scores.name], scores.meaning).astype(np.float32)
 
 
-def non_finite_scores(where: object) -> ArtifactError:
+def non_finite_scores(where: object) -> NonFiniteScores:
     """The error for a model with NaN or infinite scores."""
-    return ArtifactError(
+    return NonFiniteScores(
         "the model's scores are not finite",
         where=where,
         got="NaN or infinity",

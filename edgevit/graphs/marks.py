@@ -9,9 +9,11 @@ from onnx import ModelProto, NodeProto
 
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.index import GraphIndex
+from edgevit.graphs.kernels import completed
 
 # Every fusion of ONNX Runtime and OpenVINO keeps the name of a node, with a prefix or suffix.
 _MARK = re.compile(r"edgevit_(\d+)_")
+_LAYOUTS = {"ReorderInput", "ReorderOutput", "Transpose"}
 _OWN_LAYOUT = "_nchwc"  # ONNX Runtime names a convolution in its own layout after the tensor that it made
 
 
@@ -32,22 +34,24 @@ def marks_in(name: str) -> list[int]:
 def sources_of(optimized: GraphIndex, source: Graph) -> dict[str, tuple[str, ...]]:
     """The nodes of a graph that each node of the optimized graph computes, by the optimized node's name.
 
-    They are the nodes whose marks are in its name, and the nodes between the tensors that it reads and writes, if all
-    of these tensors are in the source. A node that the runtime has added (a change of layout) has none.
+    They are the nodes that its name tells, the nodes that make its outputs, the nodes between the tensors that
+    it reads and writes, if all of these tensors are in the source, and the fused nodes that `completed` adds. A node
+    that the runtime has added (a change of layout) has none.
 
     Args:
         optimized: what the runtime has made of `marked(source.model)`.
     """
-    places = {node.name: _places(node, source) for node in optimized.nodes}
-    taken = {name: set(found) for name, found in places.items()}
-    everywhere = set[int]().union(*taken.values())
     order = {node.name: place for place, node in enumerate(source.nodes)}
-    result = {}
-    for node in optimized.nodes:
-        others = everywhere - taken[node.name]
-        between = _between(node.output, {*node.input}, source, order, others)
-        result[node.name] = tuple(source.nodes[place].name for place in sorted(taken[node.name] | between))
-    return result
+    named = [_named(node, source, order) for node in optimized.nodes]
+    everywhere = set[int]().union(*named)
+    told = []
+    for node, own in zip(optimized.nodes, named, strict=True):
+        between = _between(node.output, {*node.input}, source, order, everywhere - own)
+        told.append(own | (_makers(node, source, order) - everywhere) | between)
+    return {
+        node.name: tuple(source.nodes[place].name for place in places)
+        for node, places in zip(optimized.nodes, completed(told, source), strict=True)
+    }
 
 
 def shown_name(name: str, nodes: Sequence[str], source: Graph) -> str:
@@ -56,19 +60,16 @@ def shown_name(name: str, nodes: Sequence[str], source: Graph) -> str:
     return source.nodes[marks[0]].name if marks else next(iter(nodes), name)
 
 
-def _places(node: NodeProto, source: Graph) -> list[int]:
-    """The places of the source's nodes that a name tells."""
-    if marks := marks_in(node.name):
-        return marks
+def _named(node: NodeProto, source: Graph, order: Mapping[str, int]) -> set[int]:
+    """The places of the source's nodes that a name tells, by marks or by a tensor."""
     made = source.maker.get(node.name.removesuffix(_OWN_LAYOUT)) if node.name.endswith(_OWN_LAYOUT) else None
-    return [source.nodes.index(one) for one in _with_its_convolution(made, source)] if made is not None else []
+    return {*marks_in(node.name), *([order[made.name]] if made is not None else [])}
 
 
-def _with_its_convolution(node: NodeProto, source: Graph) -> list[NodeProto]:
-    """A convolution; or an activation, fused with the convolution before it."""
-    before = source.maker.get(node.input[0])
-    is_fused = node.op_type != "Conv" and before is not None and before.op_type == "Conv"
-    return [node, before] if is_fused and before is not None else [node]
+def _makers(node: NodeProto, source: Graph, order: Mapping[str, int]) -> set[int]:
+    """The places of the source's nodes that make the tensors which a node makes. A change of layout makes none anew."""
+    makers = [maker for name in node.output if (maker := source.maker.get(name)) is not None]
+    return {order[one.name] for one in makers if node.op_type not in _LAYOUTS or one.op_type == node.op_type}
 
 
 def _between(

@@ -14,7 +14,6 @@ from edgevit.profiling.statistics import Interval, Samples, nearest_rank, ratio_
 from edgevit.profiling.telemetry import Telemetry
 
 CONFIDENCE = 0.95  # of all intervals of a race together
-MOST_MODELS = 100  # of a race: Wilcoxon's interval over `STARTS` starts has no higher confidence than 99.95%
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Comparison:
 
     Attributes:
         confidence: that the interval holds the ratio. `confidence_of_each` gives it from the number of models.
+        of_starts: the ratio of each start, of which `ratio` is the typical one.
     """
 
     a: Measurement
@@ -30,6 +30,7 @@ class Comparison:
     ratio: float
     interval: Interval
     confidence: float = CONFIDENCE
+    of_starts: tuple[float, ...] = ()
 
     @property
     def invalid(self) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ class Comparison:
 
     @property
     def is_replayed(self) -> bool:
-        """Whether the times are recorded ones, which say nothing about the two models."""
+        """Whether the times are recorded ones, which say nothing about the models."""
         return self.a.label == "replayed"
 
 
@@ -80,10 +81,10 @@ def comparisons_of_turns(
         )
         for latencies_ms in zip(*starts, strict=True)
     )
-    confidence = confidence_of_each(models - 1)
+    confidence, ratios = confidence_of_each(models - 1), [_median_ratios(starts, index) for index in range(1, models)]
     return tuple(
-        Comparison(first, other, *ratio_over_starts(_median_ratios(starts, index), confidence), confidence)
-        for index, other in enumerate(others, start=1)
+        Comparison(first, other, *ratio_over_starts(of_starts, confidence), confidence, of_starts)
+        for other, of_starts in zip(others, ratios, strict=True)
     )
 
 
@@ -92,9 +93,9 @@ def confidence_of_each(comparisons: int) -> float:
     return 1 - (1 - CONFIDENCE) / comparisons
 
 
-def _median_ratios(starts: Sequence[Turns], index: int) -> list[float]:
+def _median_ratios(starts: Sequence[Turns], index: int) -> tuple[float, ...]:
     """The first model's p50 over the p50 of another one, for each start."""
-    return [_p50_ms(np.asarray(turns[0])) / _p50_ms(np.asarray(turns[index])) for turns in starts]
+    return tuple(_p50_ms(np.asarray(turns[0])) / _p50_ms(np.asarray(turns[index])) for turns in starts)
 
 
 def _p50_ms(latencies_ms: Samples) -> float:

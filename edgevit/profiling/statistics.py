@@ -88,11 +88,16 @@ def ratio_over_starts(ratios: Sequence[float], confidence: float = 0.95) -> tupl
 
     Hodges and Lehmann's estimate and Wilcoxon's exact interval (Hodges and Lehmann 1963), on logarithms. They assume
     only that the logarithms are symmetric about the typical ratio, and one disturbed start changes them little.
+
+    Raises:
+        ValueError: there are too few ratios for the confidence.
     """
     logarithms = np.log(np.asarray(ratios))
     rows, columns = np.triu_indices(len(logarithms))
     walsh_averages = np.sort((logarithms[rows] + logarithms[columns]) / 2)
     passed_over = _outside_wilcoxon_interval(len(logarithms), confidence)
+    if passed_over < 0:
+        raise ValueError(f"{len(logarithms)} ratios have no interval of {confidence:.4%} confidence")
     bounds = walsh_averages[passed_over], walsh_averages[len(walsh_averages) - 1 - passed_over]
     return math.exp(np.median(walsh_averages)), Interval(*(math.exp(bound) for bound in bounds))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from edgevit.artifacts import MODEL_KINDS, Kind
+from edgevit.bounds import MOST_RACED
 from edgevit.configs import (
     Bundle,
     Compile,
@@ -74,15 +76,29 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
 def within_budget(stage: Stage, recipe: Recipe) -> Stage:
     """The stage with limits from the budget: `max_top1_drop` of `quantize`, latency and size of `select`.
 
-    A stage `quantize` gets the limit only if its validation images have labels.
+    A stage `quantize` gets the limit only if its validation images have labels. A stage `select` gets the limits of
+    latency and size only if no later stage makes another model from the selected one, since they are those of the file
+    that ships.
     """
     if isinstance(stage, Select):
-        limits = {name: getattr(recipe.budget, name) for name in ("latency_ms", "size_mib")}
-        return stage.model_copy(update={name: limit for name, limit in limits.items() if getattr(stage, name) is None})
+        drop = recipe.budget.top1_drop if stage.max_top1_drop is None else stage.max_top1_drop
+        of_file = () if _is_changed_later(stage.id, recipe.stages) else ("latency_ms", "size_mib")
+        limits = {name: getattr(recipe.budget, name) for name in of_file if getattr(stage, name) is None}
+        return stage.model_copy(update={**limits, "max_top1_drop": drop})
     limit = recipe.budget.top1_drop
     if not isinstance(stage, Quantize) or stage.validation is None or stage.max_top1_drop is not None or limit is None:
         return stage
     return stage if _has_no_labels(stage.validation, recipe) else stage.model_copy(update={"max_top1_drop": limit})
+
+
+def _is_changed_later(id: str, stages: Sequence[Stage]) -> bool:
+    """Whether a stage makes another model from this stage's model, or from a selection of it."""
+    kinds = kinds_of(stages)
+    readers = [stage for stage in stages if id in {name for _, name, _ in references(stage)}]
+    return any(
+        _is_changed_later(reader.id, stages) if isinstance(reader, Select) else kinds[reader.id] in MODEL_KINDS
+        for reader in readers
+    )
 
 
 def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Iterator[RecipeError]:
@@ -158,9 +174,8 @@ def _problem_of_deepstream(bundle: Bundle, is_tensorrt: bool, earlier: Sequence[
     if not is_tensorrt:
         what = f"DeepStream runs TensorRT engines, and '{bundle.model}' is not one"
         return Problem(what, "a model of a compile stage with runtime: tensorrt, or no deepstream")
-    export = _export_of(bundle, earlier)
-    for option in ("normalize", "embedding"):
-        if export is not None and getattr(export, option):
+    for export, option in itertools.product(_exports_of(bundle.model, earlier), ("normalize", "embedding")):
+        if getattr(export, option):
             return Problem(f"DeepStream does not run a model with {option}: true", f"{option}: false in '{export.id}'")
     return None
 
@@ -267,7 +282,10 @@ def _wrong_reference(name: str, wanted: tuple[Kind, ...], before: _Before) -> Pr
 
 
 def _no_choice(select: Select, name: str, kinds: Mapping[str, Kind]) -> Problem | None:
-    """A model that is the only one, or of another kind than the first."""
+    """A model that is the only one, one of too many, or of another kind than the first."""
+    if len(select.models) > MOST_RACED:
+        what = f"{len(select.models)} models are too many: the intervals would say nothing"
+        return Problem(what, f"at most {MOST_RACED} models")
     if len(select.models) == 1:
         return Problem("there is nothing to select from one model", "two models or more")
     if kinds[name] != kinds[select.models[0]]:
@@ -369,20 +387,21 @@ def _has_no_labels(name: str, recipe: Recipe) -> bool:
 
 def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | None:
     """A bundle with a support set needs a model that was exported with an embedding."""
-    export = _export_of(bundle, earlier)
-    if export is None or export.embedding:
+    export = next((export for export in _exports_of(bundle.model, earlier) if not export.embedding), None)
+    if export is None:
         return None
     what = "a bundle that takes classes needs a model with an embedding"
     return Problem(what, f"embedding: true in stage '{export.id}'")
 
 
-def _export_of(bundle: Bundle, earlier: Sequence[Stage]) -> Export | None:
-    """The stage that exported the model of a bundle."""
-    by_id = {stage.id: stage for stage in earlier}
-    source: Stage | None = bundle
-    while isinstance(source, (Bundle, Quantize, Compile)):
-        source = by_id.get(source.model)
-    return source if isinstance(source, Export) else None
+def _exports_of(model: str, earlier: Sequence[Stage]) -> Iterator[Export]:
+    """The stage that exported a model; for a selection, those of each of its models."""
+    maker = next((stage for stage in earlier if stage.id == model), None)
+    if isinstance(maker, Export):
+        yield maker
+    elif isinstance(maker, (Quantize, Compile, Select)):
+        for source in _models_of(maker):
+            yield from _exports_of(source, earlier)
 
 
 def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:

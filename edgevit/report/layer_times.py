@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgevit.artifacts import Json
-from edgevit.checking.timed_layers import TimedLayer, TimedModel
+from edgevit.checking.timed_layers import TimedLayer, TimedModel, Untimed
 from edgevit.configs.runtimes import TORCH
 from edgevit.report import plots, text
 from edgevit.report.page import rendered
@@ -52,6 +52,8 @@ def sentences(timed: TimedModel) -> list[str]:
         f"{text.milliseconds(times.engine_ms)}{_overhead(timed)}",
         _opaque_sentence(timed),
     ]
+    if timed.untimed is not None and timed.untimed.products:
+        said.append(_untimed_sentence(timed.untimed))
     if timed.peaks is not None:
         said += [_roofs_sentence(timed), _bounds_sentence(timed)]
         if timed.peaks.warnings:
@@ -97,6 +99,13 @@ def _opaque_sentence(timed: TimedModel) -> str:
     what = "outside the modules" if timed.times.runtime.startswith(TORCH.title) else "in layers that name no node"
     operators = ", ".join(list(timed.opaque)[:3])
     return f"opaque share: {text.percent(timed.opaque_share)} of the time is {what} ({operators})"
+
+
+def _untimed_sentence(untimed: Untimed) -> str:
+    return (
+        f"{untimed.products} of {untimed.of_products} products ({text.percent(untimed.macs_share)} of the MACs) are in "
+        "no timed layer"
+    )
 
 
 def _roofs_sentence(timed: TimedModel) -> str:

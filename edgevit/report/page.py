@@ -131,6 +131,7 @@ def _selection(selection: Json) -> Json:
         "sentence": text.selection_sentence(selection),
         "rows": text.selection_rows(selection),
         "notes": text.selection_notes(selection),
+        "note": text.SELECTION_NOTE,
         "winner": selection["winner"],
     }
 

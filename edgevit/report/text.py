@@ -348,16 +348,21 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
 
 
 SELECTION_HEADER = ("model", "top-1", "p50", "size", "front")
+SELECTION_NOTE = (
+    "Front: no other model within the limits is as accurate and as fast, by the point values. Intervals are of 95%. "
+    "The top-1 of the chosen model is the best of several on the same images, so it is too high on average."
+)
 
 
 def selection_sentence(selection: Mapping[str, Any]) -> str:
     """What a `select` stage chose, from how many models, by which images, on which target, within which limits."""
     named = {"latency_ms": "ms", "size_mib": "MiB"}
-    limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if limit is not None]
+    limits = [f"{limit:g} {named[name]}" for name, limit in selection["limits"].items() if name in named and limit]
+    count, timed = len(selection["models"]) + len(selection["dropped"]), len(selection["models"])
     return (
-        f"'{selection['id']}' took {selection['winner']}, one of {len(selection['models'])} models. The budget: "
+        f"'{selection['id']}' took {selection['winner']}, one of {count} models. The budget: "
         f"{' and '.join(limits) or 'no limit'}. Top-1 was measured on {selection['data']} ({selection['n']:,} images), "
-        f"and p50 in turns on {selection['target']}."
+        f"and p50{' in turns' if timed > 1 else ''} on {selection['target']}."
     )
 
 
@@ -376,10 +381,15 @@ def selection_rows(selection: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def selection_notes(selection: Mapping[str, Any]) -> list[str]:
-    """Why the winner won and each other model did not, the winner first."""
+    """Why the winner won and each other model did not, the winner first; and who learned from the images."""
     models = sorted(selection["models"], key=lambda model: model["id"] != selection["winner"])
     reasons = [f"{model['id']}: {model['reason']}." for model in models]
-    return [*reasons, *(f"{dropped['id']} dropped out: {dropped['reason']}." for dropped in selection["dropped"])]
+    dropped = [f"{model['id']} dropped out: {model['reason']}." for model in selection["dropped"]]
+    learned = [
+        f"'{stage}' learned from {selection['data']}, so its top-1 there is higher than on new images."
+        for stage in selection["learned_by"]
+    ]
+    return [*reasons, *dropped, *learned]
 
 
 def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
@@ -388,6 +398,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(selection_sentence(selection))
     yield from _in_tables([SELECTION_HEADER, *selection_rows(selection)])
     yield "\n".join(_paragraph(f"- {note}") for note in selection_notes(selection))
+    yield _paragraph(SELECTION_NOTE)
 
 
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors
+from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors, before_selection
 from edgevit.configs import STAGES, Fewshot
 from edgevit.configs.renamed import current_stage
 from edgevit.configs.training import Training
@@ -393,14 +393,17 @@ def _line_of(model: Artifact, models: Mapping[str, Artifact]) -> list[Artifact]:
 
 def _float_students(line: Sequence[Artifact]) -> list[Artifact]:
     """The float models of the line, nearest first, up to its first checkpoint without quantization-aware training."""
-    places = (i for i, model in enumerate(line) if model.kind == "checkpoint" and model.manifest.stage != "qat")
+    places = (i for i, model in enumerate(line) if model.kind == "checkpoint" and not _is_of_qat(model))
     checkpoint = next(places, len(line) - 1)
     return [model for model in line[: checkpoint + 1] if precision_of(model) == "float32"]
 
 
 def _fitness_as_float_student(student: Variant) -> tuple[bool, bool, bool]:
-    is_of_qat = student.model.manifest.stage == "qat"
-    return student.evaluation is not None, not is_of_qat, student.model.kind == "checkpoint"
+    return student.evaluation is not None, not _is_of_qat(student.model), student.model.kind == "checkpoint"
+
+
+def _is_of_qat(model: Artifact) -> bool:
+    return before_selection(model).manifest.stage == "qat"
 
 
 def _made_from(model: Artifact) -> InputRef | None:
@@ -464,7 +467,7 @@ def _fitness_as_centroid(centroid: Variant, protocol: str | None) -> tuple[bool,
 
 
 def _is_centroid(model: Artifact) -> bool:
-    return model.manifest.stage == "fewshot" and model.metrics.get("method") == "nearest_centroid"
+    return before_selection(model).manifest.stage == "fewshot" and model.metrics.get("method") == "nearest_centroid"
 
 
 def _is_made_from(model: Artifact, other: Artifact) -> bool:

@@ -89,7 +89,7 @@ class LocalSession(Session, Protocol):
     meters: Sequence[SpanMeter] = ()
 
     def work(self, plan: MeasurePlan) -> Work:
-        """One timed run. A race of two models interleaves such runs."""
+        """One timed run. A race interleaves such runs."""
 
 
 class HostSession(LocalSession):

@@ -16,8 +16,8 @@ from edgevit.profiling import Comparison, MeasurePlan
 from edgevit.profiling.measure import Label
 from edgevit.runtimes.base import Session, SessionOptions
 
-CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between two models
-RACES = 3  # of two models, as long as they are invalid
+CHOICE = MeasurePlan(warmup_s=0.2, duration_s=1.0, min_runs=20)  # settings of a race that chooses between models
+RACES = 3  # of the same models, as long as they are invalid
 
 Check = Callable[[ModelFile], Json]
 

@@ -50,7 +50,7 @@ def race_engines(trtexec: TrtexecProgram, engines: Sequence[Artifact], plan: Mea
                 _turn(TrtexecSession(trtexec, engine), engine, str(index), own_plan, folder, files)
                 for index, engine in enumerate(engines)
             ],
-            "orders": [loop.order_of_start(start, count) for start in range(starts)],
+            "orders": [one_way_order(start, count) for start in range(starts)],
         }
         files[REQUEST] = folder / REQUEST
         files[REQUEST].write_text(json.dumps(request), encoding="utf-8")
@@ -67,6 +67,16 @@ def race_engines(trtexec: TrtexecProgram, engines: Sequence[Artifact], plan: Mea
         times = starts_in(trtexec.content(run, RESULT), starts, count, own_plan.min_runs, trtexec.where)
         telemetry = telemetry_in(sampled_content(run.files), RESULT, math.inf, trtexec.total_rails)
     return _comparisons(times, plan, own_plan, trtexec, telemetry)
+
+
+def one_way_order(start: int, engines: int) -> list[int]:
+    """The order of the engines in a start, in which each runs once.
+
+    Every second round of starts runs backwards. So each engine follows each other one equally often over two rounds, of
+    as many starts as engines. With counts that do not divide half of the starts, this holds nearly.
+    """
+    order = loop.order_of_start(start, engines)
+    return order[::-1] if start // engines % 2 else order
 
 
 def _plan_of_a_start(plan: MeasurePlan) -> MeasurePlan:

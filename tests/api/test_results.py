@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgevit
-from edgevit.actions.compare_models import NO_LOSS, ComparedModel, Limits, ModelComparison, OtherModel
+from edgevit.actions.compare_models import NO_LOSS, ComparedModel, LossLimits, ModelComparison, OtherModel
 from edgevit.api.model import Prediction
 from edgevit.errors import RecipeError
 from edgevit.profiling import Comparison, Interval, Measurement, MeasurePlan
@@ -78,7 +78,7 @@ def test_a_prediction_prints_no_control_characters() -> None:
     assert str(prediction) == "a\\u001b[2J.jpg: bolt\\u000anut\\u202e 50.0%"
 
 
-def slower(timed: Measurement, interval: Interval, limits: Limits = NO_LOSS) -> ModelComparison:
+def slower(timed: Measurement, interval: Interval, limits: LossLimits = NO_LOSS) -> ModelComparison:
     """A comparison of two models whose ratio has this interval."""
     other = OtherModel("b", "onnxruntime", timed, Comparison(timed, timed, interval.low, interval))
     return ModelComparison(ComparedModel("a", "onnxruntime", timed), (other,), limits)
@@ -90,6 +90,8 @@ def test_an_invalid_comparison_says_so_and_shows_nothing_about_the_models() -> N
     comparison = slower(timed, Interval(0.4, 0.6))
     assert "INVALID: the machine throttled" in comparison._repr_html_()
     assert comparison.as_json()["other_is_worse"] is False
+    assert "the timing is invalid, so neither is shown to be faster" in str(comparison)
+    assert "0.50×" not in str(comparison)
     assert not comparison.is_met
     valid = replace(timed, telemetry=None)
     assert slower(valid, Interval(0.4, 0.6)).other_is_worse
@@ -110,11 +112,11 @@ def test_a_slowdown_counts_where_the_whole_interval_is_beyond_the_limit(
     interval: Interval, speed: str, max_slowdown: float, is_met: bool
 ) -> None:
     timed = Measurement(np.full(100, 5.0), MeasurePlan())
-    comparison = slower(timed, interval, Limits(max_slowdown))
+    comparison = slower(timed, interval, LossLimits(max_slowdown))
     (other,) = comparison.others
     assert (other.speed, comparison.is_met) == (speed, is_met)
     assert other.exceeded(comparison.limits) == ([] if is_met else ["max_slowdown"])
-    assert ("exceeds --max-slowdown 0.05" in str(comparison)) is (max_slowdown > 0 and not is_met)
+    assert (f"exceeds --max-slowdown {max_slowdown:g}" in str(comparison)) is not is_met
     assert {"faster": "is faster than", "slower": "is slower than"}.get(speed, "are not told apart") in str(comparison)
 
 
@@ -123,7 +125,9 @@ def test_three_models_are_compared_with_the_first_by_intervals_that_hold_togethe
     comparison = edgevit.compare(onnx, onnx, onnx, data=DigitImages(), duration_s=0.05, runtime=runtimes)
     said = str(comparison).splitlines()
     assert said[1].endswith("onnx (2) in OpenVINO")
-    assert said[-1] == "together, all intervals hold with 95% confidence"
+    assert said[-1] == (
+        "the intervals of all speeds, and those of all losses of top-1, hold together with 95% confidence"
+    )
     assert "97.5% interval" in said[3]
     answer = comparison.as_json()
     assert [other["runtime"] for other in answer["others"]] == ["openvino", "onnxruntime"]

@@ -61,9 +61,10 @@ def test_a_node_of_another_layer_is_not_taken() -> None:
     """The second node reads a tensor of the runtime's own: the way back from its output would enter the product."""
     graph = source()
     made = optimized(
-        named("MatMul", ["image", "w"], "own_layout", "edgevit_1_"), named("Other", ["own_layout"], "active", "Other")
+        named("MatMul", ["image", "w"], "own_layout", "edgevit_1_"), named("Other", ["own_layout"], "logits", "Other")
     )
-    assert sources_of(made, graph)["Other"] == ()
+    names = [one.name for one in graph.nodes]
+    assert sources_of(made, graph) == {"edgevit_1_": tuple(names[:4]), "Other": (names[4],)}
 
 
 def test_a_convolution_in_its_own_layout_is_found_by_its_tensor() -> None:
@@ -71,9 +72,10 @@ def test_a_convolution_in_its_own_layout_is_found_by_its_tensor() -> None:
     nodes = [node("Conv", ["image", "w"], "features"), node("Relu", ["features"], "logits")]
     graph = Graph(model(nodes, {"w": np.ones((4, 4, 1, 1), np.float32)}, [1, 4, 2, 2], [1, 4, 2, 2]))
     convolution, activation = (one.name for one in graph.nodes)
-    for name, expected in (("features_nchwc", (convolution,)), ("logits_nchwc", (convolution, activation))):
-        made = optimized(named("Conv", ["image", "reorder"], "token", name))
-        assert sources_of(made, graph) == {name: expected}
+    own, fused = (named("Conv", ["image", "reorder"], "token", f"{made}_nchwc") for made in ("features", "logits"))
+    relu = named("Relu", ["token"], "logits", "edgevit_1_")
+    assert sources_of(optimized(own, relu), graph) == {own.name: (convolution,), relu.name: (activation,)}
+    assert sources_of(optimized(fused), graph) == {fused.name: (convolution, activation)}
 
 
 def test_names_for_people() -> None:

@@ -56,6 +56,16 @@ class MeasuredRun:
 
         self._make(name, stage, write, **config)
 
+    def selected(self, name: str, models: Sequence[str], winner: str) -> None:
+        """A checkpoint that `select` passes on."""
+
+        def write(out: Path, _: Path) -> Contents:
+            (out / "model.safetensors").write_bytes(self.made[winner].file("model.safetensors").read_bytes())
+            metrics = {**self.made[winner].metrics, "passes_on": self.made[winner].digest}
+            return Contents("checkpoint", metrics, io=self.spec, passed_on=f"models.{models.index(winner)}")
+
+        self._make(name, "select", write, models=models, data="digits.pool")
+
     def onnx(self, name: str, stage: str, size: int, metrics: Json, **config: Any) -> None:
         def write(out: Path, _: Path) -> Contents:
             (out / "model.onnx").write_bytes(name.encode() + bytes(size))

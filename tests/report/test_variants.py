@@ -30,14 +30,18 @@ def test_parts_of_the_answer(tmp_path: Path):
     assert models.teacher.id == "adapted"
 
 
-def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_path: Path):
+@pytest.mark.parametrize("is_selected", [False, True])
+def test_what_was_trained_to_be_rounded_is_compared_with_what_it_was_before(tmp_path: Path, is_selected: bool):
     run = quickstart(tmp_path)
     fields = {"init": "tuned", "streams": [{"data": "digits.pool"}], "calibration": "digits.pool"}
     run.checkpoint("rounded", "qat", 310_000, {"params": 1_340_000, "macs": 9_800_000}, epochs=5, **fields)  # type: ignore[arg-type]
-    run.onnx("rounded_onnx", "export", 318_000, {"precision": "float32"}, model="rounded")
+    if is_selected:  # the stage `select` passes the model on, and did not train it
+        run.selected("best", ["tuned", "rounded"], "rounded")
+    model = "best" if is_selected else "rounded"
+    run.onnx("rounded_onnx", "export", 318_000, {"precision": "float32"}, model=model)
     trained = {"model": "rounded_onnx", "calibration": "digits.pool", "calibrator": "trained"}
     run.onnx("rounded_int8", "quantize", 96_000, {"precision": "int8"}, **trained)
-    run.evaluation("rounded_float_accuracy", "rounded", 0.94)
+    run.evaluation("rounded_float_accuracy", model, 0.94)
     run.evaluation("rounded_accuracy", "rounded_int8", 0.9425)
     models = lineup(run.of("float_accuracy", "rounded_float_accuracy", "rounded_accuracy", "teacher_accuracy"))
     assert models.deployed.id == "rounded_int8"

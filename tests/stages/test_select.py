@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
-from edgevit.artifacts import Artifact, ancestors
+import edgevit
+from edgevit.actions.early_page import _runtimes_of_model
+from edgevit.artifacts import Artifact, ancestors, before_selection
+from edgevit.bundling.portable_model import model_to_bundle
+from edgevit.cli import app
 from edgevit.configs import Budget, Select
 from edgevit.context import Context
-from edgevit.errors import CheckFailed, Diverged, RecipeError
+from edgevit.errors import ArtifactError, CheckFailed, Diverged, RecipeError
 from edgevit.evaluation.record import correct_predictions
 from edgevit.pipeline import run
-from edgevit.progress import progress_for
+from edgevit.progress import SilentProgress, progress_for
 from edgevit.provenance import WEIGHTS_FROM, data_behind
 from edgevit.recipe import load_recipe
 from edgevit.report.build import write_report
-from tests.small_models import VIT, workbench
+from tests.small_models import VIT, artifact_of, workbench
 
 LEARNED: dict[str, Any] = {
     "data": "digits.support",
@@ -92,17 +99,73 @@ def test_a_model_that_gives_no_numbers_drops_out(tmp_path: Path) -> None:
     bench.made["not-finite"] = broken
     selected = bench.run("select", "without-broken", models=("not-finite", trained().id), **SHORT)
     (dropped,) = selected.metrics["selection"]["dropped"]
-    assert dropped["id"] == broken.id
+    assert dropped["id"] == "not-finite"
     assert "finite" in dropped["reason"]
     assert selected.metrics["selected"] == trained().id
+
+
+def test_an_altered_file_ends_the_selection_and_does_not_drop_out(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(trained().file("model.onnx").read_bytes())
+    bench = workbench()
+    bench.made["altered"] = artifact_of(file, trained(), id="altered", digest="1" * 40)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match="the file was altered after it was made"):
+        bench.run("select", "with-altered", models=("altered", trained().id), **SHORT)
+
+
+def test_models_have_the_names_of_the_recipe_whatever_stage_made_them_first() -> None:
+    """The store keeps the id of the stage that made a model first: here both have one id. Then a stage is renamed."""
+    bench = workbench()
+    small, large = (with_id(model, "onnx/small") for model in (untrained(), trained()))
+    bench.made |= {"onnx/small": small, "onnx/large": large, "onnx/renamed": large}
+    first = bench.run("select", "equal-ids", models=("onnx/small", "onnx/large"), **SHORT)
+    rows = {row["id"]: row["reason"] for row in first.metrics["selection"]["models"]}
+    assert rows["onnx/large"] == "the only model within the limits"
+    assert "always answering" in rows["onnx/small"]
+    assert first.metrics["selected"] == first.metrics["selection"]["winner"] == "onnx/large"
+    again = bench.run("select", "renamed", models=("onnx/small", "onnx/renamed"), **SHORT)
+    assert again.metrics["selected"] == "onnx/renamed"
+    assert again.digest == first.digest  # the content is that of the winner: later stages are not made again
+
+
+def test_the_digest_follows_the_content_of_the_winner_alone() -> None:
+    """Times and trials that a stage records vary between machines."""
+    bench = workbench()
+    metrics = {**trained().metrics, "seconds_of_forms": [1, 2]}
+    bench.made["timed-anew"] = replace(
+        trained(), manifest=trained().manifest.model_copy(update={"metrics": metrics, "key": "2" * 40})
+    )
+    one = bench.run("select", "of-one", models=(untrained().id, trained().id), **SHORT)
+    other = bench.run("select", "of-other", models=("timed-anew", untrained().id), **SHORT)
+    assert other.metrics["seconds_of_forms"] == [1, 2]
+    assert other.digest == one.digest != trained().digest
+
+
+def with_id(model: Artifact, id: str) -> Artifact:
+    return replace(model, manifest=model.manifest.model_copy(update={"id": id}))
+
+
+def test_a_bundle_of_a_selected_compiled_model_holds_the_portable_file() -> None:
+    bench = workbench()
+    source, other = (
+        bench.run("compile", f"select-compiled-{place}", model=model.id)
+        for place, model in enumerate((trained(), untrained()))
+    )
+    best = bench.run("select", "best-compiled", models=(other.id, source.id), **SHORT)
+    twice = bench.run("select", "best-of-best", models=(other.id, best.id), **SHORT)
+    for model in (best, twice):
+        assert model_to_bundle(model, False, SilentProgress()).model.digest == trained().digest
+        assert model_to_bundle(model, True, SilentProgress()).model is model
+        assert before_selection(model).digest == source.digest
 
 
 def broken_copy(model: Artifact, folder: Path) -> Artifact:
     """The model with a bias that is not a number."""
     import onnx
     from onnx import numpy_helper
-
-    from tests.small_models import artifact_of
 
     graph = onnx.load(model.file("model.onnx"))
     bias = next(one for one in graph.graph.initializer if list(one.dims) == [10])
@@ -113,7 +176,7 @@ def broken_copy(model: Artifact, folder: Path) -> Artifact:
 
 RECIPE = """
 name: choice
-budget: {latency_ms: 7, size_mib: 3}
+budget: {latency_ms: 7, size_mib: 3, top1_drop: 0.02}
 datasets:
   glyphs: {source: glyphs, samples_per_class: 10}
   digits: {source: digits, few_shot: {shots: 5}}
@@ -155,6 +218,8 @@ stages:
   - {stage: export, id: onnx/good, model: good}
   - {stage: export, id: onnx/wild, model: wild}
   - {stage: select, id: best, models: ['onnx/*'], data: digits.support, duration_s: 0.1}
+  - {stage: evaluate, id: accuracy, model: best, data: digits.test}
+  - {stage: report, id: report, of: [accuracy]}
 """
 
 
@@ -167,11 +232,41 @@ def test_a_model_whose_training_diverges_drops_out(tmp_path: Path) -> None:
     assert "training diverged" in said.getvalue()
     assert "'wild' drops out of the selection" in said.getvalue()
     assert "'good' learned from digits.support" in said.getvalue()
+    text = " ".join(made["report"].file("report.md").read_text().split())
+    assert "'best' took onnx/good, one of 2 models" in text
+    assert "onnx/wild dropped out: training diverged" in text
+    assert "in 'wild'" in text
+    assert "'good' learned from digits.support" in text
 
 
-def test_a_training_that_diverges_ends_a_run_that_needs_it(tmp_path: Path) -> None:
+def test_a_run_with_a_lost_model_ends_well_and_says_which_stages_dropped_out(tmp_path: Path) -> None:
+    file, runs = tmp_path / "diverging.yaml", tmp_path / "runs"
+    file.write_text(DIVERGING)
+    command = ["run", str(file), "--runs", str(runs)]
+    answer = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    printed = json.loads(answer.stdout)
+    assert printed["dropped"] == ["wild", "onnx/wild"]
+    assert list(printed["stages"]) == ["good", "onnx/good", "best", "accuracy", "report"]
+    said = CliRunner().invoke(app, command, catch_exceptions=False).output
+    assert "dropped out, since a training diverged: wild, onnx/wild" in said
+    assert "nothing to do" not in said
+    made = edgevit.run(file, runs=runs)
+    assert made.dropped == ("wild", "onnx/wild")
+    assert "best" in made
+    with pytest.raises(KeyError, match="stage 'wild' has no result: a training diverged"):
+        made["wild"]
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [
+        "  - {stage: evaluate, id: other, model: onnx/wild, data: digits.test}\n",
+        "  - {stage: quantize, id: product, model: onnx/wild, calibration: digits.support}\n",  # read by nothing
+    ],
+)
+def test_a_training_that_diverges_ends_a_run_that_needs_it(tmp_path: Path, needed: str) -> None:
     file = tmp_path / "diverging.yaml"
-    needed = "  - {stage: evaluate, id: accuracy, model: onnx/wild, data: digits.test}\n"
     file.write_text(DIVERGING.replace("epochs: 60", "epochs: 1") + needed)
     with pytest.raises(Diverged):
         run(load_recipe(file), tmp_path, tmp_path / "runs", Context())
@@ -181,7 +276,12 @@ def test_a_pattern_names_the_models_and_the_budget_gives_the_limits(tmp_path: Pa
     recipe = load_recipe(recipe_with(tmp_path, "models: ['onnx/*'], data: glyphs.val, latency_ms: 2"))
     (select,) = (stage for stage in recipe.stages if isinstance(stage, Select))
     assert select.models == ("onnx/48", "onnx/96")
-    assert (select.latency_ms, select.size_mib) == (2, 3)
+    assert (select.latency_ms, select.size_mib) == (2, None)  # the budget is that of the INT8 file
+    shipped = "models: ['onnx/*'], data: glyphs.val}\n  - {stage: bundle, id: float, model: best"
+    file = recipe_with(tmp_path, shipped)
+    file.write_text(file.read_text().replace("id: int8, model: best", "id: int8, model: onnx/48"))
+    (select,) = (stage for stage in load_recipe(file).stages if isinstance(stage, Select))
+    assert (select.latency_ms, select.size_mib, select.max_top1_drop) == (7, 3, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +299,23 @@ def test_a_pattern_names_the_models_and_the_budget_gives_the_limits(tmp_path: Pa
 def test_wrong_references_are_refused_before_anything_runs(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe_with(tmp_path, more))
+
+
+def test_more_models_than_a_race_can_tell_apart_are_refused(tmp_path: Path) -> None:
+    file = recipe_with(tmp_path, "models: ['onnx/*'], data: glyphs.val")
+    file.write_text(file.read_text().replace("[48, 96]", str(list(range(48, 48 + 101)))))
+    with pytest.raises(RecipeError, match="101 models are too many"):
+        load_recipe(file)
+
+
+def test_the_checks_before_a_run_look_at_all_models_of_a_selection(tmp_path: Path) -> None:
+    bundle = "}\n  - {stage: bundle, id: taught, model: best, support: glyphs.val"
+    with pytest.raises(RecipeError, match="a bundle that takes classes needs a model with an embedding"):
+        load_recipe(recipe_with(tmp_path, f"models: ['onnx/*'], data: glyphs.val{bundle}"))
+    recipe = load_recipe(recipe_with(tmp_path, "models: ['onnx/*'], data: glyphs.val"))
+    stages = {stage.id: stage for stage in recipe.stages}
+    runtimes = [("onnx/48", "onnxruntime"), ("onnx/96", "onnxruntime")]
+    assert list(_runtimes_of_model("best", stages)) == runtimes
 
 
 def test_at_least_one_model_is_named() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,15 @@ def test_the_engines_change_places_from_start_to_start(tmp_path: Path) -> None:
     places = [[count % 3 for _, count in start] for start in starts]
     assert [[name for name, _ in start] for start in starts] == [["one", "two", "three"]] * 3
     assert all(sorted(of_engine) == [0, 1, 2] for of_engine in zip(*places, strict=True))
+
+
+@pytest.mark.parametrize("engines", [2, 3, 4, 6])
+def test_each_engine_follows_each_other_one_equally_often_one_way(engines: int) -> None:
+    orders = [engine_race.one_way_order(start, engines) for start in range(loop.STARTS)]
+    assert all(sorted(order) == list(range(engines)) for order in orders)
+    followed = Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert set(followed) == set(itertools.permutations(range(engines), 2))
+    assert len(set(followed.values())) == 1
 
 
 @pytest.mark.parametrize(("name", "status"), [("refused", 3), ("killed", -15), ("silent", 1)])

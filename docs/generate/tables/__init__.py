@@ -17,6 +17,7 @@ MOST_FIGURES = 200  # of a table of all figures
 
 TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "calibration_images": compression.calibration_images,
+    "cifar10_exercise": whole_path.cifar10_exercise,
     "cifar10_exercise_mobilenetv2": whole_path.cifar10_exercise,
     "cifar10_few_shot": few_shot.cifar10_few_shot,
     "cifar10_few_shot_mobilenetv2": few_shot.cifar10_few_shot,

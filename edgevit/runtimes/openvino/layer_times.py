@@ -22,6 +22,7 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.guard import graph_tool
+from edgevit.graphs.kernels import completed
 from edgevit.graphs.marks import marked, marks_in, shown_name
 from edgevit.profiling import Measurement
 from edgevit.profiling.layer_times import (
@@ -37,13 +38,13 @@ from edgevit.runtimes.openvino.session import CANNOT_LOAD, compiled, core, expla
 COUNTERS = {"PERF_COUNT": True}
 FIRST_RUNS = 10  # before the counters are read: a first run is slow
 IN_8_BITS = "_I8"  # end of the name of a kernel
-ORIGINAL_NAMES = "originalLayersNames"
+LAYER_TYPE, ORIGINAL_NAMES = "layerType", "originalLayersNames"
 
 
 class Kernel(NamedTuple):
-    """A kernel of the compiled model: the names of the operators in it, and the bytes that it reads and writes."""
+    """A kernel of the compiled model: the nodes of the file in it, and the bytes that it reads and writes."""
 
-    names: str
+    nodes: tuple[str, ...]
     bytes: int | None
 
 
@@ -68,7 +69,7 @@ def times_in_openvino(
     before = _counters(request)
     without_warmup = replace(plain.plan, warmup_s=0)
     profiled = run_profiled(lambda: request.infer(feed), without_warmup, plain, len(before))
-    layers = _layers(before, _counters(request), len(profiled.samples_ms), _kernels(network), source)
+    layers = _layers(before, _counters(request), len(profiled.samples_ms), kernels_of(network, source), source)
     runtime = f"{OPENVINO.title} {version_of(OPENVINO.package)}"
     return layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
 
@@ -89,11 +90,10 @@ def _layers(
     for first, last in zip(before, after, strict=True):
         ms = mean_between(_ms(first), FIRST_RUNS, _ms(last), runs)
         if ms > 0:
-            kernel = kernels.get(last.node_name, Kernel("", None))
-            nodes = _nodes(kernel.names, source)
-            name = shown_name(last.node_name, nodes, source)
+            kernel = kernels.get(last.node_name, Kernel((), None))
+            name = shown_name(last.node_name, kernel.nodes, source)
             is_int8 = last.exec_type.endswith(IN_8_BITS)
-            layers.append(LayerTime(name, ms, ms, last.node_type, nodes, kernel.bytes, is_int8=is_int8))
+            layers.append(LayerTime(name, ms, ms, last.node_type, kernel.nodes, kernel.bytes, is_int8=is_int8))
     return layers
 
 
@@ -106,24 +106,38 @@ def _ms(counter: openvino.ProfilingInfo) -> float:
     return float(counter.real_time.total_seconds() * 1e3)
 
 
-def _nodes(names: str, source: Graph) -> tuple[str, ...]:
-    """The nodes of a kernel, by their marks, or by the outputs of the graph that they make."""
-    order = {node.name: place for place, node in enumerate(source.nodes)}
-    makers = (source.maker.get(name.removesuffix("_original")) for name in names.split(","))
-    places = {*marks_in(names), *(order[maker.name] for maker in makers if maker is not None)}
-    return tuple(source.nodes[place].name for place in sorted(places))
+def kernels_of(network: openvino.CompiledModel, source: Graph) -> dict[str, Kernel]:
+    """The kernels by their names, in the order of execution, without the work on constants that is done at load.
 
-
-def _kernels(network: openvino.CompiledModel) -> dict[str, Kernel]:
-    """The kernels by their names. A kernel reads the outputs of others, weights among them."""
-    nodes = network.get_runtime_model().get_ordered_ops()
+    A kernel reads the outputs of others, weights among them.
+    """
+    at_load, kernels = set[str](), list[openvino.Node]()
+    for node in network.get_runtime_model().get_ordered_ops():
+        reads = [read.get_source_output().get_node().get_friendly_name() for read in node.inputs()]
+        if _rt_info(node, LAYER_TYPE) == "Const" or (reads and at_load.issuperset(reads)):
+            at_load.add(node.get_friendly_name())
+        else:
+            kernels.append(node)
+    places = completed([_places(_rt_info(node, ORIGINAL_NAMES), source) for node in kernels], source)
     return {
         node.get_friendly_name(): Kernel(
-            str(node.get_rt_info()[ORIGINAL_NAMES].value) if ORIGINAL_NAMES in node.get_rt_info() else "",
+            tuple(source.nodes[place].name for place in found),
             _total([*map(_bytes, (read.get_source_output() for read in node.inputs())), *map(_bytes, node.outputs())]),
         )
-        for node in nodes
+        for node, found in zip(kernels, places, strict=True)
     }
+
+
+def _places(names: str, source: Graph) -> set[int]:
+    """The places of the nodes of a kernel, by their marks, or by the outputs of the graph that they make."""
+    order = {node.name: place for place, node in enumerate(source.nodes)}
+    makers = (source.maker.get(name.removesuffix("_original")) for name in names.split(","))
+    return {*marks_in(names), *(order[maker.name] for maker in makers if maker is not None)}
+
+
+def _rt_info(node: openvino.Node, key: str) -> str:
+    info = node.get_rt_info()
+    return str(info[key].value) if key in info else ""
 
 
 def _bytes(tensor: openvino.Output) -> int | None:

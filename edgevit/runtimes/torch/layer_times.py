@@ -17,10 +17,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.configs.runtimes import TORCH
 from edgevit.configs.targets import LOCAL_CPU
-from edgevit.models.cost import macs_by_module
+from edgevit.models.modes import eval_mode
 from edgevit.profiling import Measurement, Work
 from edgevit.profiling.layer_times import LayerTime, LayerTimes, layer_times, mean_and_median, run_profiled
 from edgevit.provenance import version_of
@@ -42,7 +43,7 @@ def times_in_torch(module: nn.Module, images: torch.Tensor, threads: int, plain:
         with torch.inference_mode():
             return module(images)
 
-    moved, macs = _moved_bytes(module, work), _own_macs(module, images)
+    moved, macs = moved_bytes(module, work), own_macs(module, images)
     kept = OPERATORS_A_MODULE * sum(1 for _ in module.modules())
     with _ranges(module), profile(activities=[ProfilerActivity.CPU]) as profiler:
 
@@ -140,7 +141,7 @@ def _place(event: Any) -> tuple[int | None, str]:
 class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes that the operators of each module read and write in one run, without its children.
 
-    An operator that gives back its input, or a view of it, moves none.
+    An operator that gives back its input, or a view of it, moves none; one that changes its input in place moves all.
     """
 
     def __init__(self) -> None:
@@ -151,8 +152,9 @@ class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         read, written = (_tensors(part) for part in ((args, kwargs), result))
-        is_view = {tensor.data_ptr() for tensor in read} & {tensor.data_ptr() for tensor in written}
-        if not (func.is_view or is_view):
+        is_alias = {tensor.data_ptr() for tensor in read} & {tensor.data_ptr() for tensor in written}
+        is_view = func.is_view or (is_alias and not func._schema.is_mutable)
+        if not is_view:
             name = self.inside[-1] if self.inside else ""
             self.by_module[name] += sum(tensor.numel() * tensor.element_size() for tensor in (*read, *written))
         return result
@@ -162,18 +164,32 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
-def _moved_bytes(module: nn.Module, work: Work) -> dict[str, int]:
+def moved_bytes(module: nn.Module, work: Work) -> dict[str, int]:
     moved = _MovedBytes()
     with _around_modules(module, moved.inside.append, moved.inside.pop), moved:
         work()
     return moved.by_module
 
 
-def _own_macs(module: nn.Module, images: torch.Tensor) -> dict[str, int]:
+def own_macs(module: nn.Module, images: torch.Tensor) -> dict[str, int]:
     """Multiply-accumulates of each module without its children, for a batch."""
-    batch, _, height, width = images.shape
-    own = Counter(macs_by_module(module, height, width))
-    for path, count in list(own.items()):
-        if path:
-            own[path.rpartition(".")[0]] -= count
-    return {path: batch * count for path, count in own.items()}
+    counter, inside, own = FlopCounterMode(display=False), [""], Counter[str]()
+    counted = 0
+
+    def give_to_innermost() -> None:
+        nonlocal counted
+        own[inside[-1]] += counter.get_total_flops() - counted
+        counted = counter.get_total_flops()
+
+    def enter(name: str) -> None:
+        give_to_innermost()
+        inside.append(name)
+
+    def leave() -> None:
+        give_to_innermost()
+        inside.pop()
+
+    # With gradients, as `macs_by_module` counts: without, torch may call kernels that the counter does not know.
+    with _around_modules(module, enter, leave), eval_mode(module), torch.enable_grad(), counter:
+        module(images)
+    return {path: flops // 2 for path, flops in own.items() if flops}
