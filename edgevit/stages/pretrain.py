@@ -23,7 +23,7 @@ def run(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out:
     built, init = pretrained(config, inputs, context, out), inputs.get("init")
     classes = UNTRAINED_CLASSES if init is None else init.io.classes
     unnamed = init is None or not init.io.names_its_classes
-    metrics = {"method": config.method.type, **_last_measures(out / METRICS)}
+    metrics: Json = {"method": config.method.type, **_last_measures(out / METRICS)}
     return checkpoint_contents(built, classes, out, metrics, _origin(config, init), METRICS, unnamed=unnamed)
 
 

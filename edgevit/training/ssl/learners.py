@@ -256,13 +256,15 @@ class DinoLearner(WithMovingTeacher):
         self.center.lerp_(self._batch_mean, 1 - self.config.center_momentum)
 
     def check(self, means: Mapping[str, float], done: float, where: str) -> None:
-        if done < JUDGED_AFTER or not self._center_has_settled():
-            return
+        if done >= JUDGED_AFTER and self._center_has_settled():
+            self._check_entropies(means, where)
+        super().check(means, done, where)
+
+    def _check_entropies(self, means: Mapping[str, float], where: str) -> None:
         if means["entropy_of_mean"] < LEAST_ENTROPY:
             raise self.collapsed("one answer for all images", f"entropy_of_mean over {LEAST_ENTROPY:g}", where)
         if means["entropy"] > LARGEST_ENTROPY:
             raise self.collapsed("a uniform answer for all images", f"entropy below {LARGEST_ENTROPY:g}", where)
-        super().check(means, done, where)
 
     def _center_has_settled(self) -> bool:
         """Whether the center has left its start at 0, or is to stay there. Before, one prototype may lead by chance."""
@@ -356,10 +358,8 @@ def embedding_of(model: nn.Module, images: Tensor) -> Tensor:
 def plain_vit(model: nn.Module) -> VisionTransformer:
     """The plain ViT inside a model, whose patches can be masked. Raises RecipeError for another model."""
     inner = timm_model(model)
-    is_vit = isinstance(inner, VisionTransformer) and type(inner.blocks) is nn.Sequential
-    has_patches = is_vit and inner.pos_embed is not None and type(inner.patch_embed) is PatchEmbed
-    if not has_patches:
-        stem = f" with {type(inner.patch_embed).__name__}" if is_vit else ""
+    if not isinstance(inner, VisionTransformer) or not _masks_its_patches(inner):
+        stem = f" with {type(inner.patch_embed).__name__}" if isinstance(inner, VisionTransformer) else ""
         raise RecipeError(
             "mae masks the patches of a plain ViT, and this is another model",
             got=f"{type(inner).__name__}{stem}",
@@ -367,6 +367,11 @@ def plain_vit(model: nn.Module) -> VisionTransformer:
             next="take method: dino or simclr, which fit any backbone",
         )
     return inner
+
+
+def _masks_its_patches(vit: VisionTransformer) -> bool:
+    is_plain = vit.pos_embed is not None and type(vit.blocks) is nn.Sequential
+    return is_plain and type(vit.patch_embed) is PatchEmbed
 
 
 def set_teacher_mode(teacher: nn.Module, student: nn.Module, batch_statistics: bool) -> None:
