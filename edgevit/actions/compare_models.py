@@ -190,6 +190,7 @@ class ModelComparison:
 
     def _answers(self) -> Iterator[str]:
         yield from (f"INVALID: {reason}" for reason in self.invalid)
+        yield from (f"doubt: {doubt}" for doubt in self.first.latency.doubts)
         for other in self.others:
             yield other.speed_sentence(self.first.name)
             yield from other.drop_sentence()

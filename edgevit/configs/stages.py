@@ -404,7 +404,7 @@ class Profile(OnTarget):
 
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     model: ModelRef = Field(description="Model to time.")
     batch_size: BatchSize = Field(1, description="Number of images in a batch.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime.")

@@ -244,9 +244,9 @@ def soak(work: Work, soak_s: float, temperature_c: Callable[[], float | None], c
         if now_s - readings[-1][0] >= LOOK_S or now_s >= soak_s:
             readings.append((now_s, temperature_c()))
             slope = slope_per_min(readings)
-            is_steady = slope is not None and abs(slope) < STEADY_C_PER_MIN
-            if is_steady or now_s >= soak_s:
-                return Soak(now_s, readings[0][1], readings[-1][1], slope, is_steady)
+            has_settled = slope is not None and abs(slope) < STEADY_C_PER_MIN
+            if has_settled or now_s >= soak_s:
+                return Soak(now_s, readings[0][1], readings[-1][1], slope, has_settled)
         clock.time_ms(work)
 
 

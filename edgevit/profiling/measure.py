@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -171,26 +172,26 @@ def measure(
         processor=processor,
         disturbed=(*drifted(samples_ms), *(reason for reading in readings for reason in reading.invalid)),
         parts_ms=runs.parts_ms,
-        start=next((reading.start for reading in readings if reading.start), None),
     )
 
 
 def _metered(
     work: Work, plan: MeasurePlan, clock: Clock, meters: Sequence[SpanMeter]
 ) -> tuple[Runs, list[SpanReading]]:
-    """The runs, and what the meters say of them. A meter that was started is stopped, also where a run fails."""
-    started = list[SpanMeter]()
+    """The runs, and what the meters say of them. Each meter that was started is stopped, also where a run fails."""
+    readings = dict[int, SpanReading]()
+
+    def stop(index: int, meter: SpanMeter) -> None:
+        readings[index] = meter.stop()
 
     def start() -> None:
-        for meter in meters:
+        for index, meter in enumerate(meters):
             meter.start(plan)
-            started.append(meter)
+            stops.callback(stop, index, meter)
 
-    try:
+    with ExitStack() as stops:
         runs = run_alone(work, plan, clock, start)
-    finally:
-        readings = [meter.stop() for meter in started]
-    return runs, readings
+    return runs, [readings[index] for index in sorted(readings)]
 
 
 def valid_measurement(

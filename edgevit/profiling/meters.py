@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgevit.profiling.loop import MeasurePlan, Start
+from edgevit.profiling.loop import MeasurePlan
 from edgevit.profiling.telemetry import Telemetry
 
 
@@ -19,21 +19,19 @@ class SpanReading:
         doubts: reasons to doubt the measurement, a sentence each, without a full stop.
         invalid: reasons why the measurement does not count, a sentence each; see `Measurement`.
         telemetry: the state of the machine, from a meter that samples it.
-        start: of the model in a process of its own.
     """
 
     conditions: Mapping[str, Any] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
     telemetry: Telemetry | None = None
-    start: Start | None = None
 
 
 class SpanMeter(Protocol):
-    """Measures a span. A clock times single runs."""
+    """Measures a span. A clock times single runs. It is stopped after a failed run, too: `stop` starts no long work."""
 
     def start(self, plan: MeasurePlan) -> None:
         """The span begins: the next run is counted."""
 
     def stop(self) -> SpanReading:
-        """The span has ended. Work of the meter that would disturb runs is done now."""
+        """The span has ended."""

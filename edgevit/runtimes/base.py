@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -20,7 +20,7 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, SpanMeter, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.profiling.layer_times import LayerTimes
-from edgevit.profiling.loop import Part, Waterfall
+from edgevit.profiling.loop import Part, Start, Waterfall
 from edgevit.provenance import version_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -78,15 +78,30 @@ class Session(Protocol):
         """The time of each layer; None if the runtime does not tell it."""
         return None
 
+    def with_start(self, measured: Measurement) -> Measurement:
+        """The measurement with the start of the model, where the target starts it in a process of its own for that."""
+        return measured
+
 
 class LocalSession(Session, Protocol):
     """A model that this process has loaded.
 
     Attributes:
         meters: what a target of this machine measures beside the times, where a plan asks to watch the machine.
+        starter: starts the model in a process of its own; raises TargetError if it does not start there.
     """
 
     meters: Sequence[SpanMeter] = ()
+    starter: Callable[[MeasurePlan], Start] | None = None
+
+    def with_start(self, measured: Measurement) -> Measurement:
+        """As `Session.with_start`. A model that does not start is a doubt."""
+        if self.starter is None:
+            return measured
+        try:
+            return replace(measured, start=self.starter(measured.plan))
+        except TargetError as error:
+            return replace(measured, doubts=(*measured.doubts, error.what))
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. A race interleaves such runs."""

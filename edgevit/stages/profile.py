@@ -23,6 +23,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target, context).open(model, options) as session:
         measured = valid_measurement(lambda: session.measure(_plan(config)), config.retry_s, context.progress.say)
+        measured = session.with_start(measured)
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
     for warning in measured.warnings:
@@ -48,7 +49,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
 def _plan(config: Profile) -> MeasurePlan:
     return MeasurePlan(
         warmup_s=config.warmup_s,
-        most_warmup_s=max(config.warmup_s, config.most_warmup_s),
+        most_warmup_s=config.most_warmup_s,
         duration_s=config.duration_s,
         min_runs=config.min_runs,
         batch_size=config.batch_size,

@@ -11,45 +11,49 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgevit.artifacts import Artifact
-from edgevit.errors import shortened
-from edgevit.profiling import MeasurePlan, SpanReading
+from edgevit.errors import TargetError, shortened
+from edgevit.profiling import MeasurePlan
 from edgevit.profiling.loop import Start
 from edgevit.runtimes.base import SessionOptions
 from edgevit.targets.shipped import WORKER, WORKER_FILES
 from edgevit.targets.worker_requests import MODEL, input_file, one_file, side_for_worker
 
-LIMIT_S = 600
+LIMIT_S = 60.0  # of the child: the model has run in this process before, so its files are in memory. Chosen
 
 
-class FreshStart:
-    """Starts the model anew when the timed runs have ended. The worker does it, which holds no torch."""
+def fresh_start(model: Artifact, options: SessionOptions, plan: MeasurePlan, limit_s: float = LIMIT_S) -> Start:
+    """Start a model anew, in the worker, which holds no torch.
 
-    def __init__(self, model: Artifact, options: SessionOptions) -> None:
-        self._model, self._options = model, options
-
-    def start(self, plan: MeasurePlan) -> None:
-        self._plan = plan
-
-    def stop(self) -> SpanReading:
+    Raises:
+        TargetError: it did not start, or not within `limit_s`.
+    """
+    try:
         with TemporaryDirectory() as name:
-            folder = Path(name)
-            ended = self._run_in(folder)
+            ended = _worker_in(Path(name), model, options, plan, limit_s)
             if ended.returncode == 0:
-                answer = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-                return SpanReading(start=Start(*answer["start"]))
-        last = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        return SpanReading(doubts=(f"the model did not start in a process of its own: {shortened(last)}",))
+                return Start(*json.loads((Path(name) / "result.json").read_text(encoding="utf-8"))["start"])
+    except subprocess.TimeoutExpired:
+        raise _not_started(f"no answer within {limit_s:g} s") from None
+    except OSError as error:  # such as a full disk
+        raise _not_started(str(error)) from error
+    raise _not_started((ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1])
 
-    def _run_in(self, folder: Path) -> subprocess.CompletedProcess[str]:
-        """The worker, which has ended."""
-        for file, source in WORKER_FILES.items():
-            shutil.copyfile(
-                source, folder / file
-            )  # a script finds its neighbors beside its own file, not beside a link
-        os.symlink(one_file(self._model, folder).absolute(), folder / MODEL)
-        given = input_file(self._model.io, self._plan, folder)
-        side = side_for_worker(self._model, MODEL, given.name)
-        request = {"do": "start", "threads": self._options.threads_here, "plan": vars(self._plan), **side}
-        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-B", WORKER]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+def _worker_in(
+    folder: Path, model: Artifact, options: SessionOptions, plan: MeasurePlan, limit_s: float
+) -> subprocess.CompletedProcess[str]:
+    """The worker, which has ended."""
+    for file, source in WORKER_FILES.items():
+        # A script finds its neighbors beside its own file, not beside a link.
+        shutil.copyfile(source, folder / file)
+    os.symlink(one_file(model, folder).absolute(), folder / MODEL)
+    given = input_file(model.io, plan, folder)
+    side = side_for_worker(model, MODEL, given.name)
+    request = {"do": "start", "threads": options.threads_here, "plan": vars(plan), **side}
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    command = [sys.executable, "-B", WORKER]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=limit_s, check=False)
+
+
+def _not_started(reason: str) -> TargetError:
+    return TargetError(f"the model did not start in a process of its own: {shortened(reason)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,17 +15,18 @@ from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TENSORRT, 
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.model_file import TargetInfo
-from edgevit.profiling import Clock, Comparison, MeasurePlan, Opener, interleaved
+from edgevit.profiling import Clock, Comparison, Measurement, MeasurePlan, Opener, SpanReading, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
 from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
-from edgevit.targets.fresh_start import FreshStart
+from edgevit.targets.fresh_start import fresh_start
 from edgevit.targets.machine_meter import MachineMeter
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.nvidia_gpus import check_one_kind, no_answer, no_gpu
+from edgevit.targets.sampling import doubts_of_telemetry
 from edgevit.targets.visits import facts_of
 
 if TYPE_CHECKING:
@@ -53,12 +55,19 @@ class LocalCpu:
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
         session = self._opener(model, options)()
-        has_file = runtime_of(model) != TORCH.name
-        session.meters = (MachineMeter(), FreshStart(model, options)) if has_file else (MachineMeter(),)
+        session.meters = (MachineMeter(),)
+        if runtime_of(model) != TORCH.name:
+            session.starter = partial(fresh_start, model, options)
         yield session
 
     def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
-        return _race([self._opener(model, options) for model in models], plan)
+        openers, meter = [self._opener(model, options) for model in models], MachineMeter()
+        meter.start(plan)
+        try:
+            comparisons = _race(openers, plan)
+        finally:
+            reading = meter.stop()
+        return _doubted(comparisons, reading)
 
     def _opener(self, model: Artifact, options: SessionOptions) -> Load:
         if runtime_of(model) == TORCH.name:
@@ -167,6 +176,24 @@ def _race(loads: Sequence[Load], plan: MeasurePlan, clock: Clock | None = None) 
         return lambda: nullcontext(load().work(plan))
 
     return interleaved([opener(load) for load in loads], plan, clock)
+
+
+def _doubted(comparisons: Sequence[Comparison], reading: SpanReading) -> tuple[Comparison, ...]:
+    """The comparisons with the state of the machine during the race.
+
+    A disturbed race is not invalid, only doubted: other work hits the models alike, and the interval is over starts.
+    """
+    doubts = doubts_of_telemetry(reading.telemetry)
+    if reading.telemetry is not None:
+        telemetry = reading.telemetry.without_clocks()  # they fall while a model is loaded
+        doubts = (*telemetry.invalid("cpu"), *telemetry.doubts("cpu"))
+
+    def doubted(measured: Measurement) -> Measurement:
+        conditions = {**measured.conditions, **reading.conditions}
+        return replace(measured, conditions=conditions, doubts=(*measured.doubts, *doubts))
+
+    first = doubted(comparisons[0].a)
+    return tuple(replace(compared, a=first, b=doubted(compared.b)) for compared in comparisons)
 
 
 def _info(name: str, runtime: str, runtimes: tuple[str, ...], hardware: Json) -> TargetInfo:

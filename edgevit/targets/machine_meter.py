@@ -15,10 +15,17 @@ ROOT = "EDGEVIT_METER_ROOT"  # a variable: the folder below which the files of t
 
 
 class MachineMeter:
-    """Samples the state of this machine, as the agent's sampler does on other machines. It runs in a thread."""
+    """Samples the state of this machine, as the agent's sampler does on other machines. It runs in a thread.
+
+    Args:
+        root: the folder below which the files of the machine lie; by default that of ROOT.
+    """
+
+    def __init__(self, root: str | None = None) -> None:
+        self._root = os.environ.get(ROOT, "") if root is None else root
 
     def start(self, plan: MeasurePlan) -> None:
-        self._sampler = Sampler(os.getpid(), time.monotonic(), os.environ.get(ROOT, ""))
+        self._sampler = Sampler(os.getpid(), time.monotonic(), self._root)
 
     def stop(self) -> SpanReading:
         content = json.dumps({**self._sampler.ended(), "written": {}}).encode()

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import TargetError
 from edgevit.profiling.loop import STEADY_C_PER_MIN, STEADY_OVER_S, Soak
-from edgevit.profiling.telemetry import NOT_SAMPLED, Kind, Series, Telemetry, Window
+from edgevit.profiling.telemetry import NOT_SAMPLED, TICK_S, Kind, Load, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.clocks import cpu_clocks, gpu_clocks, whole_number
@@ -104,9 +104,17 @@ def telemetry_in(
     window = _without_rest(counted)
     of_tegrastats = [(time_s, _of_line(sample, total_rails)) for time_s, sample in _lines(read)]
     of_files = [(moment.time_s, _of_files(moment.files)) for moment in moments]
-    series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_load(moments)).values())
+    series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_shares(moments)).values())
     last_c = {one.name: one.values[-1] for one in series if one.kind == "temperature_c"}
-    return Telemetry(series, window, read.seconds, junction(last_c), _throttled(moments, counted), read.sampler_cpu_s)
+    return Telemetry(
+        series,
+        window,
+        read.seconds,
+        junction(last_c),
+        _throttled(moments, counted),
+        read.sampler_cpu_s,
+        _load(moments, counted),
+    )
 
 
 def soak_in_runs(run_for: Callable[[float], Telemetry | None], soak_s: float, each_s: float = STEADY_OVER_S) -> Soak:
@@ -232,10 +240,22 @@ class _Ticks(NamedTuple):
     total: int
 
 
-def _load(moments: Sequence[_Moment]) -> Iterator[tuple[float, _Readings]]:
+def _load(moments: Sequence[_Moment], window: Window) -> Load | None:
+    """The processor time of the counted runs: one difference over all of them."""
+    if not moments:
+        return None
+    before, after = _around(moments, window)
+    ticks, seconds = _ticks_between(before, after), after.time_s - before.time_s
+    own = after.own_ticks - before.own_ticks
+    if seconds <= 0 or ticks.total <= 0:
+        return None
+    return Load(seconds, *(count * TICK_S for count in (ticks.total, own, ticks.busy - own, ticks.stolen)))
+
+
+def _shares(moments: Sequence[_Moment]) -> Iterator[tuple[float, _Readings]]:
     """The shares of other programs and of the host's other machines since the last sample."""
     for before, after in pairwise(moments):
-        ticks = _Ticks(*(now - then for now, then in zip(_ticks(after), _ticks(before), strict=True)))
+        ticks = _ticks_between(before, after)
         if ticks.total > 0:
             others = ticks.busy - (after.own_ticks - before.own_ticks)
             wanted = ticks.busy + ticks.stolen
@@ -248,6 +268,10 @@ def _load(moments: Sequence[_Moment]) -> Iterator[tuple[float, _Readings]]:
             )
 
 
+def _ticks_between(before: _Moment, after: _Moment) -> _Ticks:
+    return _Ticks(*(now - then for now, then in zip(_ticks(after), _ticks(before), strict=True)))
+
+
 def _ticks(moment: _Moment) -> _Ticks:
     """Of the first line of /proc/stat. Guests are counted in user; waiting is not busy."""
     words = moment.files.get("/proc/stat", "").split()
@@ -258,13 +282,19 @@ def _ticks(moment: _Moment) -> _Ticks:
     return _Ticks(sum(ticks) - ticks[3] - ticks[4] - stolen, stolen, sum(ticks))
 
 
+def _around(moments: Sequence[_Moment], window: Window) -> tuple[_Moment, _Moment]:
+    """The last sample before the counted runs and the first one after them; of all samples, if there is none there."""
+    before = [moment for moment in moments if moment.time_s <= window.start_s][-1:] or moments[:1]
+    after = [moment for moment in moments if moment.time_s >= window.end_s][:1] or moments[-1:]
+    return before[0], after[0]
+
+
 def _throttled(moments: Sequence[_Moment], window: Window) -> dict[str, int]:
-    """Events during the counted runs, by cause: from the last sample before them to the first one after them."""
-    before = [moment for moment in moments if moment.time_s <= window.start_s][-1:] or list(moments[:1])
-    after = [moment for moment in moments if moment.time_s >= window.end_s][:1] or list(moments[-1:])
-    if not before or not after:
+    """Events during the counted runs, by cause."""
+    if not moments:
         return {}
-    counted, now = throttle_events(before[0].files), throttle_events(after[0].files)
+    before, after = _around(moments, window)
+    counted, now = throttle_events(before.files), throttle_events(after.files)
     events = {cause: max(0, number - counted.get(cause, number)) for cause, number in now.items()}
     during = [one for one in moments if window.start_s <= one.time_s <= window.end_s]
     causes = {cause for moment in during for cause in firmware_causes(moment.files)}

@@ -158,6 +158,14 @@ def test_a_meter_is_stopped_where_a_run_fails():
     assert meter.runs[0] > 0
 
 
+def test_a_meter_that_fails_does_not_leave_another_one_running():
+    clock = FakeClock()
+    meter, failing = (CountingMeter(clock, turns) for turns in (itertools.repeat(False), iter(())))
+    with pytest.raises(StopIteration):
+        measure(clock.work(10.0), WATCHED, clock, meters=[meter, failing])
+    assert meter.runs[0] > 0
+
+
 @pytest.mark.parametrize(("disturbed", "retry_s", "takes"), [(2, 10, 3), (99, 4, 4), (1, 0, 1), (0, 10, 1)])
 def test_a_disturbed_measurement_is_repeated_for_the_stated_time(disturbed: int, retry_s: float, takes: int):
     clock, said = FakeClock(), list[str]()

@@ -4,144 +4,245 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edgevit.configs import Profile
 from edgevit.context import Context
+from edgevit.errors import TargetError
 from edgevit.profiling import MeasurePlan, measure
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.measure import Measurement
-from edgevit.profiling.telemetry import Series, Telemetry, Window
+from edgevit.profiling.telemetry import LOAD_NOT_SAMPLED, NOT_SAMPLED, Load, Series, Telemetry, Window
 from edgevit.runtimes.base import SessionOptions
 from edgevit.stages.profile import run
 from edgevit.targets import target_for
-from edgevit.targets.fresh_start import FreshStart
+from edgevit.targets.fresh_start import fresh_start
+from edgevit.targets.local import LocalCpu
 from edgevit.targets.machine_meter import ROOT, MachineMeter
+from edgevit.targets.sampling import telemetry_in
 from tests.small_models import float_onnx
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the meter reads Linux's /proc")
-PLAN = MeasurePlan(warmup_s=0.01, duration_s=1.0, min_runs=5, is_watched=True)
+SECOND = MeasurePlan(warmup_s=0, duration_s=1.0, min_runs=1, is_watched=True)
+BRIEF = MeasurePlan(warmup_s=0, duration_s=0.05, min_runs=1, is_watched=True)
 
 
-def write_stat(root: Path, user: int, idle: int, steal: int) -> None:
-    file = root / "proc" / "stat"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".new").write_text(f"cpu  {user} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 1\n")
-    file.with_suffix(".new").replace(file)
+class Counters:
+    """The kernel's counters of processor time below a folder: two processors, and one that others keep busy."""
+
+    def __init__(self, root: Path, others: float = 0.0) -> None:
+        self._file, self._others = root / "proc" / "stat", others
+        self._start_s, self._start_cpu_s = time.monotonic(), time.process_time()
+        self._file.parent.mkdir()
+        self.write()
+
+    def write(self) -> None:
+        """Set them to the time since the start."""
+        seconds, own_s = time.monotonic() - self._start_s, time.process_time() - self._start_cpu_s
+        busy, total = round(100 * (self._others * seconds + own_s)), round(200 * seconds)
+        whole = self._file.with_name("stat.new")
+        whole.write_text(f"cpu  {busy} 0 0 {max(0, total - busy)} 0 0 0 0 0 0\ncpu0 1 1\n")
+        whole.replace(self._file)
 
 
-def measured_beside(root: Path, others: float, stolen: float, monkeypatch: pytest.MonkeyPatch) -> Measurement:
-    """A measurement on a machine of two processors whose counters say this. The run itself takes no processor time."""
-    monkeypatch.setenv(ROOT, str(root))
-    write_stat(root, 0, 0, 0)
-    start_s = time.monotonic()
+def measured_beside(root: Path, others: float) -> Measurement:
+    """A measurement on a machine of two processors, of which other programs keep so many busy."""
+    counters = Counters(root, others)
 
     def work() -> None:
-        time.sleep(0.02)
-        ticks = 200 * (time.monotonic() - start_s) * 1000  # 1000 times as fine as a kernel's: own ticks do not matter
-        busy = int(ticks * others)
-        write_stat(root, busy, int(ticks) - busy, int(ticks * stolen))
+        sum(range(100_000))
+        time.sleep(0.01)
+        counters.write()
 
-    return measure(work, PLAN, meters=[MachineMeter()])
+    return measure(work, SECOND, meters=[MachineMeter(str(root))])
 
 
-@pytest.mark.parametrize(
-    ("others", "stolen", "reason"),
-    [
-        (0.03, 0.0, None),
-        (0.25, 0.0, "other programs used 25% of the processors"),  # half the time on one of two
-        (0.03, 0.03, "the host of this virtual machine took 50% of its time"),
-    ],
-)
-def test_a_latency_beside_other_work_is_invalid(
-    others: float, stolen: float, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = measured_beside(tmp_path, others, stolen, monkeypatch)
+def of_load(measured: Measurement) -> tuple[str, ...]:
+    """The reasons that the telemetry gives. A drift of the runs is that of this machine."""
+    assert measured.telemetry is not None
+    return measured.telemetry.invalid("cpu")
+
+
+def test_a_latency_beside_another_program_is_invalid(tmp_path: Path) -> None:
+    measured = measured_beside(tmp_path, others=1.0)
+    assert any("processors busy while the runs were timed" in reason for reason in of_load(measured))
     assert measured.telemetry is not None
     assert measured.conditions["telemetry"] == measured.telemetry.summary()
-    if reason is None:
-        assert measured.invalid == ()
-    else:
-        assert any(one.startswith(reason) for one in measured.invalid), measured.invalid
+    assert Telemetry.of_json(json.loads(json.dumps(measured.telemetry.as_json()))) == measured.telemetry
 
 
-BURNER = "import time\nend_s = time.monotonic() + 20\nwhile time.monotonic() < end_s: sum(range(1000))"
-STARTER = """
-import subprocess, sys
-for _ in range(int(sys.argv[1])):
-    print(subprocess.Popen([sys.executable, "-c", sys.argv[2]], stdout=subprocess.DEVNULL).pid)
-"""
-
-
-def test_a_burner_on_every_processor_of_this_machine_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ROOT)
-    # The children of this process are its own work, so another process starts the burners, and ends.
-    command = [sys.executable, "-c", STARTER, str(os.cpu_count()), BURNER]
-    burners = subprocess.check_output(command, text=True).split()
-    try:
-        measured = measure(lambda: time.sleep(0.01), PLAN, meters=[MachineMeter()])
-    finally:
-        for process in burners:
-            os.kill(int(process), signal.SIGKILL)
-    assert any("other programs used" in reason for reason in measured.invalid)
-
-
-def test_work_of_this_process_is_no_other_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On a machine that does nothing else: its counters are those of this process."""
-    monkeypatch.setenv(ROOT, str(tmp_path))
-    write_stat(tmp_path, 0, 0, 0)
-    start_s, start_cpu_s = time.monotonic(), time.process_time()
-
-    def work() -> None:
-        sum(range(20_000))
-        total, own = (int(200 * (time.monotonic() - start_s)), int(100 * (time.process_time() - start_cpu_s)))
-        write_stat(tmp_path, own, total - own, 0)
-
-    measured = measure(work, PLAN, meters=[MachineMeter()])
-    assert not any("other programs" in reason for reason in measured.invalid)
+def test_the_work_of_this_process_is_no_other_load(tmp_path: Path) -> None:
+    measured = measured_beside(tmp_path, others=0.0)
+    assert of_load(measured) == ()
+    assert not any("other programs" in warning or "sampled" in warning for warning in measured.warnings)
     assert measured.conditions["cpus_used"] > 0
 
 
-def telemetry(kind: str, share: float) -> Telemetry:
-    times = tuple(0.25 * step for step in range(12))
-    return Telemetry((Series(kind, "processors", times, (share,) * 12),), Window(0, 3), 3.0)  # type: ignore[arg-type]
+def test_load_is_one_difference_over_the_counted_runs() -> None:
+    """Samples are of unequal length, and in one of them the counters of others stand below the program's own time."""
+    stats = [(0.0, 0, 0, 0), (1.0, 100, 90, 0), (1.5, 100, 140, 0), (3.0, 360, 240, 6), (4.0, 560, 240, 6)]
+    samples = [
+        (time_s, own, [f"cpu  {busy} 0 0 {round(200 * time_s) - busy - taken} 0 0 0 {taken} 0 0"])
+        for time_s, busy, own, taken in stats
+    ]
+    content = {
+        "seconds": 4.0, "sampler_cpu_s": 0.0, "fixed": {}, "paths": ["/proc/stat"], "samples": samples, "lines": [],
+        "written": {"times.json": 2.9},
+    }  # fmt: skip
+    telemetry = telemetry_in(json.dumps(content).encode(), "times.json", 1.5, ())
+    assert telemetry is not None
+    assert telemetry.load is not None
+    # The counted runs are from 1.4 to 2.9 s: from the sample at 1.0 s to that at 3.0 s.
+    assert telemetry.load == pytest.approx((2.0, 4.0, 1.5, 1.1, 0.06))
+
+
+def test_a_machine_that_tells_nothing_is_doubted(tmp_path: Path) -> None:
+    measured = measure(lambda: time.sleep(0.01), BRIEF, meters=[MachineMeter(str(tmp_path))])
+    assert measured.telemetry is not None
+    assert measured.telemetry.series == ()
+    assert NOT_SAMPLED in measured.warnings
+
+
+def test_counters_that_stand_still_tell_nothing(tmp_path: Path) -> None:
+    """As in a sandbox, whose /proc/stat holds zeros."""
+    Counters(tmp_path)
+    measured = measure(lambda: time.sleep(0.01), BRIEF, meters=[MachineMeter(str(tmp_path))])
+    assert measured.telemetry is not None
+    assert measured.telemetry.load is None
+    assert measured.telemetry.doubts("cpu") == (NOT_SAMPLED,)
+
+
+def test_clocks_without_counters_are_doubted() -> None:
+    clock = Series("clock_mhz", "cpu", (0.0, 1.0), (2000.0, 2000.0))
+    assert Telemetry((clock,), Window(0, 1), 1.0).doubts("cpu") == (LOAD_NOT_SAMPLED,)
+
+
+def told(
+    others: float,
+    seconds: float = 3.0,
+    processors: int = 2,
+    own: float = 1.0,
+    stolen: float = 0.0,
+) -> Telemetry:
+    """Telemetry of runs beside other programs; all in processors that are kept busy."""
+    load = Load(seconds, processors * seconds, own * seconds, others * seconds, stolen * seconds)
+    return Telemetry((), Window(0, seconds), seconds, load=load)
+
+
+@pytest.mark.parametrize("processors", [1, 2, 4, 24, 64, 128])
+def test_a_neighbor_on_one_processor_is_seen_on_machines_of_any_size(processors: int) -> None:
+    (reason,) = told(1.0, processors=processors).invalid("cpu")
+    assert reason.startswith(f"other programs kept 1.0 of {processors} processors busy")
+    assert told(0.05, processors=processors).invalid("cpu") == ()
+    assert told(0.05, processors=processors).doubts("cpu") == ()
+
+
+def test_runs_that_are_too_short_to_tell_are_doubted() -> None:
+    (doubt,) = told(0.0, seconds=0.05).doubts("cpu")
+    assert doubt.startswith("the runs lasted 0.05 s: a load of other programs below 0.6 processors")
+    assert told(0.0, seconds=0.5).doubts("cpu") == ()
+    assert told(1.0, seconds=0.5).invalid("cpu")
+
+
+def test_a_quiet_machine_is_rarely_invalid_although_its_counters_are_noisy() -> None:
+    """A kernel looks once a tick what runs: a busy share is counted binomially, and that of the program exactly."""
+    generator, seconds, invalid = np.random.default_rng(3), 3.0, 0
+    for own in np.repeat([0.3, 0.6, 0.8, 1.0], 250):
+        looks = round(100 * seconds)
+        busy_s = (generator.binomial(looks, own) + generator.binomial(looks, 0.05)) / 100
+        load = Load(seconds, 2 * seconds, own * seconds, busy_s - own * seconds, 0.0)
+        invalid += bool(Telemetry((), Window(0, seconds), seconds, load=load).invalid("cpu"))
+    assert invalid <= 0.05 * 1000
 
 
 def test_a_gpu_is_slowed_less_by_the_load_of_processors() -> None:
-    assert telemetry("other_load", 0.08).invalid("cpu")
-    assert not telemetry("other_load", 0.08).invalid("gpu")
-    assert not telemetry("other_load", 0.08).doubts("gpu")
-    assert telemetry("other_load", 0.2).doubts("gpu")
-    assert not telemetry("other_load", 0.04).invalid("cpu")
-    assert telemetry("stolen", 0.05).invalid("cpu")
+    assert told(0.4).invalid("cpu")
+    assert not told(0.4).invalid("gpu")
+    assert not told(0.4).doubts("gpu")
+    assert not told(0.9).invalid("gpu")
+    assert told(0.9).doubts("gpu")
+
+
+def test_time_that_the_host_took_is_told_apart_from_the_counters_resolution() -> None:
+    (reason,) = told(0.0, stolen=0.1).invalid("cpu")
+    assert reason.startswith("the host of this virtual machine took 9% of its time")
+    assert told(0.0, stolen=0.015).invalid("cpu") == ()
+    assert told(0.0, own=0.01, stolen=0.005).invalid("cpu") == (), "one tick and a half of an idle processor"
+    assert told(0.0, stolen=0.1).invalid("gpu") == ()
+    assert told(0.0, stolen=0.1).doubts("gpu") == (reason,)
+
+
+def test_the_sampler_counts_its_own_time_alone(tmp_path: Path) -> None:
+    """This process has worked for longer before."""
+    while time.process_time() < 1.0:
+        sum(range(10_000))
+    measured = measured_beside(tmp_path, others=0.0)
+    assert measured.telemetry is not None
+    assert 0 < measured.telemetry.sampler_cpu_s < 0.5
+
+
+BURNER = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+while True: sum(range(1000))
+"""
+STARTER = """
+import subprocess, sys
+for _ in range(int(sys.argv[1])): subprocess.Popen([sys.executable, "-c", sys.argv[2]])
+"""
+
+
+@pytest.mark.slow
+def test_a_burner_on_every_processor_of_this_machine_is_seen() -> None:
+    # The children of this process are its own work, so another process starts the burners, and ends.
+    command = [sys.executable, "-c", STARTER, str(os.cpu_count()), BURNER]
+    starter = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        starter.wait()
+        measured = measure(lambda: time.sleep(0.01), SECOND, meters=[MachineMeter("")])
+    finally:
+        starter.communicate()  # closes the stdin of the burners, at which they end
+    assert any("other programs kept" in reason for reason in of_load(measured))
 
 
 def test_the_start_of_a_model_is_that_of_a_process_without_torch() -> None:
-    starter = FreshStart(float_onnx(), SessionOptions())
-    starter.start(MeasurePlan(batch_size=3))
-    start = starter.stop().start
-    assert start is not None
+    start = fresh_start(float_onnx(), SessionOptions(), MeasurePlan(batch_size=3))
     assert start.load_ms > 0
     assert start.first_ms > 0
     assert start.own_bytes is not None
     assert start.peak_bytes is not None
-    assert 2**23 < start.own_bytes < start.peak_bytes < 2**28  # NumPy and ONNX Runtime; torch alone takes more
+    assert "torch" in sys.modules
+    own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert 2**23 < start.own_bytes < start.peak_bytes < own_peak_bytes
 
 
-def test_a_model_that_does_not_start_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_start_costs_a_note_and_not_the_latency(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise OSError('no such library')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    starter = FreshStart(float_onnx(), SessionOptions())
-    starter.start(MeasurePlan())
-    reading = starter.stop()
-    assert reading.start is None
-    assert "no such library" in reading.doubts[0]
+    with target_for("local-cpu", Context()).open(float_onnx(), SessionOptions()) as session:
+        measured = session.with_start(Measurement(np.full(9, 5.0), MeasurePlan()))
+    assert measured.start is None
+    assert measured.percentile_ms(50) == 5.0
+    assert "no such library" in measured.warnings[0]
+
+
+def test_a_start_that_does_not_end_or_has_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TargetError, match=r"no answer within 0\.01 s"):
+        fresh_start(float_onnx(), SessionOptions(), MeasurePlan(), limit_s=0.01)
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")  # no folder can be made there
+    with pytest.raises(TargetError, match="did not start in a process of its own"):
+        fresh_start(float_onnx(), SessionOptions(), MeasurePlan())
 
 
 def test_a_profile_records_all_of_it(tmp_path: Path) -> None:
@@ -161,3 +262,30 @@ def test_a_profile_records_all_of_it(tmp_path: Path) -> None:
     with target_for("local-cpu", Context()).open(float_onnx(), SessionOptions()) as session:
         unwatched = session.measure(MeasurePlan(warmup_s=0, duration_s=0.05, min_runs=5))
     assert (unwatched.start, unwatched.telemetry) == (None, None)
+
+
+def test_a_race_beside_other_work_is_doubted_and_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work hits all models of a race alike, and the interval is over starts. Their latencies are longer."""
+    counters = Counters(tmp_path, others=1.0)
+    monkeypatch.setenv(ROOT, str(tmp_path))
+    plan = MeasurePlan(warmup_s=0, duration_s=0.1, min_runs=12)
+
+    def load() -> SimpleNamespace:
+        return SimpleNamespace(work=lambda plan: lambda: (time.sleep(0.005), counters.write()))
+
+    monkeypatch.setattr(LocalCpu, "_opener", lambda *_: load)
+    first, *others = LocalCpu().race([float_onnx()] * 3, SessionOptions(), plan)
+    for measured in (first.a, first.b, others[0].b):
+        assert any("processors busy" in warning for warning in measured.warnings)
+        assert measured.conditions["telemetry"]["load"]["others_s"] > 0
+    assert first.invalid == ()
+    assert others[0].a is first.a
+
+
+def test_a_longest_warm_up_of_zero_switches_the_test_off(tmp_path: Path) -> None:
+    config = Profile(
+        stage="profile", id="latency", model="onnx", warmup_s=0.05, most_warmup_s=0, duration_s=0.05, min_runs=5
+    )
+    run(config, {"model": float_onnx()}, Context(), tmp_path)
+    warm_up = json.loads((tmp_path / "latency.json").read_text())["conditions"]["warm_up"]
+    assert warm_up["is_steady"] is None

@@ -5,7 +5,7 @@ The program has the sampler's folder, stdin, stdout and stderr, and its exit sta
 one process group, which ends as a whole. After the program, telemetry.json holds
 
     seconds         how long the program ran
-    sampler_cpu_s   processor time of the sampler and of tegrastats
+    sampler_cpu_s   processor time of sampling and of tegrastats
     fixed           path → text of files that do not change, read once
     paths           the files that are read again and again
     samples         [time, processor time of the program and of the sampler in ticks, [text or null of each path]]
@@ -97,6 +97,7 @@ class Sampler:
         self._program, self._began = program, began
         self._root, self._is_over = root, threading.Event()
         self._samples, self._lines = Thinned(), Thinned()
+        self._cpu_s: list[float] = []  # of each sample, and of each line of tegrastats
         self._tegrastats = started_tegrastats()
         self._paths = self._sampled()
         self._fixed = {path: text for path in self._matching(FIXED) for text in [self._text(path)] if text is not None}
@@ -119,10 +120,9 @@ class Sampler:
         self._sample(always=True)
         if self._tegrastats is not None:
             self._tegrastats.wait()
-        times = os.times()
         return {
             "seconds": seconds,
-            "sampler_cpu_s": times.user + times.system + watching_ticks / os.sysconf("SC_CLK_TCK"),
+            "sampler_cpu_s": sum(self._cpu_s) + watching_ticks / os.sysconf("SC_CLK_TCK"),
             "fixed": self._fixed,
             "paths": self._paths,
             "samples": self._samples.items,
@@ -144,15 +144,19 @@ class Sampler:
         assert self._tegrastats is not None
         assert self._tegrastats.stdout is not None
         while True:
+            start_s = time.thread_time()
             line = self._tegrastats.stdout.readline(LONGEST_LINE)
             if not line or self._is_over.is_set():
                 return
             self._lines.add([self._now(), line.decode("utf-8", "replace").rstrip("\n")])
+            self._cpu_s.append(time.thread_time() - start_s)
 
     def _sample(self, always: bool = False) -> None:
+        start_s = time.thread_time()
         own = {self._program, *self._watching(), *family(os.getpid())}
         ticks = sum(map(ticks_of, own))
         self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]], always)
+        self._cpu_s.append(time.thread_time() - start_s)
 
     def _watching(self) -> list[int]:
         return [] if self._tegrastats is None else [self._tegrastats.pid]
