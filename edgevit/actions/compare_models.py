@@ -190,7 +190,6 @@ class ModelComparison:
 
     def _answers(self) -> Iterator[str]:
         yield from (f"INVALID: {reason}" for reason in self.invalid)
-        yield from (f"doubt: {doubt}" for doubt in self.first.latency.doubts)
         for other in self.others:
             yield other.speed_sentence(self.first.name)
             yield from other.drop_sentence()
@@ -200,6 +199,7 @@ class ModelComparison:
             yield f"the intervals of {self._compared} hold together with 95% confidence"
         if self.first.latency.label == "replayed":
             yield "a stand-in has replayed these times: they say nothing about the speed of the models"
+        yield from (f"doubt: {doubt}" for doubt in self.first.latency.doubts)
 
     @property
     def _compared(self) -> str:

@@ -270,10 +270,12 @@ def test_a_race_beside_other_work_is_doubted_and_not_refused(tmp_path: Path, mon
     monkeypatch.setenv(ROOT, str(tmp_path))
     plan = MeasurePlan(warmup_s=0, duration_s=0.1, min_runs=12)
 
-    def load() -> SimpleNamespace:
-        return SimpleNamespace(work=lambda plan: lambda: (time.sleep(0.005), counters.write()))
+    def work() -> None:
+        time.sleep(0.005)
+        counters.write()
 
-    monkeypatch.setattr(LocalCpu, "_opener", lambda *_: load)
+    session = SimpleNamespace(work=lambda plan: work)
+    monkeypatch.setattr(LocalCpu, "_opener", lambda *_: lambda: session)
     first, *others = LocalCpu().race([float_onnx()] * 3, SessionOptions(), plan)
     for measured in (first.a, first.b, others[0].b):
         assert any("processors busy" in warning for warning in measured.warnings)
