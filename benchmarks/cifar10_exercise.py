@@ -1,14 +1,14 @@
 """The exercise from data to report: recipes/cifar10-10way-5shot.yaml for several draws of the support.
 
     python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS [--network NAME] [--draws 3] [--runs runs]
-        [--track b]
+        [--accuracy]
 
 CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py. ELSEWHERE holds half of CIFAR-100's training images, so
 body a takes twice the recipe's epochs: as many steps as with all of them. The first draw starts from an empty --runs
 and gives the seconds from data to report; the students' bodies, which know no label, are trained in it and serve the
 other draws. Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
 
---track b leaves out student a, latencies and seconds: what is left does not depend on how busy the machine is.
+--accuracy leaves out latencies and seconds: the rest does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from benchmarks.imagenet_networks import add_network, result_name, settings_of_n
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Bundle, Profile, Report, Stage
+from edgevit.configs import Bundle, Profile, Report
 from edgevit.fewshot.episodes import mean_interval
 from edgevit.recipe import load_recipe
 
 RECIPE = ROOT / "recipes" / "cifar10-10way-5shot.yaml"
 BODY_A_EPOCHS = 16  # of 25,000 images, where the recipe takes 8 of 50,000
-OF_STUDENT_A = ("body/a", "student/a", "onnx/student-a", "accuracy/student-a", "int8/a", "accuracy/int8/a")
 STEPS = (
     ("teacher-b", "teacher-a"),
     ("head-b", "teacher-b"),
@@ -49,7 +48,7 @@ STEPS = (
 
 def main() -> None:
     parser = parser_for(__doc__, draws=3)
-    parser.add_argument("--track", choices=("b",), help="measure the accuracies of this track alone")
+    parser.add_argument("--accuracy", action="store_true", help="measure accuracies alone")
     asked = parser.parse_args()
     rows = [_draw(draw, asked) for draw in range(1, asked.draws + 1)]
     names = rows[0]["top1"].keys()
@@ -60,9 +59,7 @@ def main() -> None:
             "draws": rows,
             "top1": {name: mean_interval(values) for name, values in top1.items()},
             "steps": {
-                f"{model} - {baseline}": mean_interval(top1[model] - top1[baseline])
-                for model, baseline in STEPS
-                if model in top1
+                f"{model} - {baseline}": mean_interval(top1[model] - top1[baseline]) for model, baseline in STEPS
             },
         },
     )
@@ -92,8 +89,8 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
 
 def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(RECIPE, [*settings_of(asked), f"datasets.cifar.few_shot.draw={draw}"])
-    if asked.track:
-        kept = tuple(stage for stage in recipe.stages if _is_accuracy_of_b(stage))
+    if asked.accuracy:
+        kept = tuple(stage for stage in recipe.stages if not isinstance(stage, (Profile, Report, Bundle)))
         recipe = recipe.model_copy(update={"stages": kept})
     start = time.perf_counter()
     done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
@@ -104,7 +101,7 @@ def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
         for name, artifact in _of("evaluation", measured)
     }
     seconds = {name: artifact.manifest.provenance["seconds"] for name, artifact in measured.items()}
-    times = {} if asked.track else {"wall_s": wall_s, "stage_seconds": sum(seconds.values()), "seconds": seconds}
+    times = {} if asked.accuracy else {"wall_s": wall_s, "stage_seconds": sum(seconds.values()), "seconds": seconds}
     return {
         "draw": draw,
         **times,
@@ -112,10 +109,6 @@ def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
         "p50_ms": {name: artifact.metrics["latency_ms"]["p50"] for name, artifact in _of("latency", measured)},
         "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in _of("onnx", measured)},
     }
-
-
-def _is_accuracy_of_b(stage: Stage) -> bool:
-    return stage.id not in OF_STUDENT_A and not isinstance(stage, (Profile, Report, Bundle))
 
 
 def _of(kind: str, artifacts: dict[str, Artifact]) -> list[tuple[str, Artifact]]:

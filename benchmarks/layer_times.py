@@ -1,8 +1,8 @@
-"""What the layers' profilers cost, and how much of the time they leave opaque: runs with and without, interleaved.
+"""What the layers' profilers cost, and how much of the time they leave opaque.
 
     python -m benchmarks.layer_times [--rounds 5]
 
-Each round times the layers of a network in each runtime: the median run without the profiler, then the runs with it.
+Each round times the layers of a network in each runtime: the runs without the profiler, then those with it.
 """
 
 from __future__ import annotations

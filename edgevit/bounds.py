@@ -67,6 +67,8 @@ FRACTION = Range(0, 1)
 SHARE = Range(0, 1, low_is_in=False)
 LOSS = Range(0, 1, high_is_in=False)
 BETA = Range(0, 1, high_is_in=False)  # of the effective number of samples
+MOMENTUM = Range(0, 1, high_is_in=False)  # of a moving average; 1 would stand still
+COSINE_TEMPERATURE = Range(0.01, 10)  # of cosines, which are between -1 and 1
 POSITIVE = Range(0, 1_000_000, low_is_in=False)  # weights of terms, temperatures, ms, MiB, millions of parameters
 NON_NEGATIVE = Range(0, 1_000_000)
 RATE = Range(0, 1000)

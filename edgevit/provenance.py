@@ -45,6 +45,7 @@ def provenance() -> Json:
 def weights_origin(config: Stage, inputs: Mapping[str, Artifact], contents: Contents) -> Json:
     """{"weights_from": {"body", "classifier"}} of a model: "random", "pretrained", "file" or "trained".
 
+    A classifier is "stale" if its body was trained further without it.
     A stage that trains no weights passes on the origin of its model's weights. {} for an artifact that is no model, and
     for a model of unknown origin.
     """
@@ -153,6 +154,8 @@ def untrained(model: Artifact) -> str | None:
         return "its weights are random: it was not trained"
     if origin.get("classifier") == "random":
         return "its classifier is random: it was not trained, so its predictions mean nothing"
+    if origin.get("classifier") == "stale":
+        return "its classifier is stale: pretrain changed the features under it, so its predictions mean little"
     return None
 
 

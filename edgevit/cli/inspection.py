@@ -83,7 +83,7 @@ def inspect(
                 target = machine.name
         else:
             _show_model(found, stages, model, timing, html, as_json)
-    next_command("edgevit profile", model, *on_target(target))
+    next_command("edgevit profile", model, *on_target(target), *timing.on_this_cpu())
 
 
 def _show_model(

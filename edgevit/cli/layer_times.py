@@ -45,6 +45,11 @@ class Timing:
             if value is not None:
                 raise RecipeError("an engine runs in TensorRT, on a GPU", where=option, got=value, next="leave it out")
 
+    def on_this_cpu(self) -> tuple[str, ...]:
+        """The options that say what runs the model, for the next command."""
+        options = {"--threads": self.threads, "--runtime": self.runtime}
+        return tuple(f"{option} {value}" for option, value in options.items() if value is not None)
+
     def timed(self, model: Artifact, context: Context) -> TimedModel:
         """The times of a model on the target."""
         from edgevit.actions.inspect_layers import timed_model

@@ -48,7 +48,7 @@ def select(
 ) -> None:
     """Select a student within a budget by short trainings, and write a recipe that trains it at full length.
 
-    Students of the catalogue are timed untrained on the target, or predicted for a board. If none meets the budget,
+    Students of the catalog are timed untrained on the target, or predicted for a board. If none meets the budget,
     the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
     capable students train for the same few epochs, and the most accurate on the validation images is taken.
 

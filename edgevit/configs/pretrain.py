@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from edgevit.artifacts import Frozen
 from edgevit.configs.fields import (
     CheckpointRef,
+    CosineTemperature,
     Count,
     DecoderWidth,
     Fraction,
@@ -16,7 +17,7 @@ from edgevit.configs.fields import (
     LearnedFrom,
     MaskedShare,
     ModelArgs,
-    Positive,
+    Momentum,
     Side,
 )
 from edgevit.configs.training import Augmentation, Training, ViewSpec, check_start
@@ -52,10 +53,14 @@ class Dino(_Method):
     prototypes: Count = Field(4096, description="Number of outputs. The paper takes 65,536 for ImageNet.")
     hidden: Count = Field(512, description="Channels of the head's hidden layers; 2,048 in the paper.")
     bottleneck: Count = Field(256, description="Channels before the prototypes.")
-    momentum: Fraction = Field(0.996, description="Momentum of the teacher at the start. It rises to 1.")
+    momentum: Momentum | None = Field(
+        None,
+        description="Momentum of the teacher at the start; it rises to 1. By default the paper's 0.996; in a training "
+        "of fewer than 2,000 steps 1 - 8/steps, but at least 0.9.",
+    )
     center_momentum: Fraction = Field(0.9, description="Momentum of the center; 1 turns centering off.")
-    student_temperature: Positive = Field(0.1, description="Temperature of the student's outputs.")
-    teacher_temperature: Positive = Field(
+    student_temperature: CosineTemperature = Field(0.1, description="Temperature of the student's outputs.")
+    teacher_temperature: CosineTemperature = Field(
         0.04, description="Temperature of the teacher's outputs, after a rise from at most 0.04."
     )
     fixed_prototypes: Fraction = Field(
@@ -76,7 +81,7 @@ class SimClr(_Method):
     """SimCLR: views of one image attract each other, views of others repel (Chen et al. 2020)."""
 
     type: Literal["simclr"] = "simclr"
-    temperature: Positive = Field(0.2, description="Temperature of the similarities.")
+    temperature: CosineTemperature = Field(0.2, description="Temperature of the similarities.")
     dimensions: Count = Field(128, description="Channels of the projector's output.")
 
 
@@ -95,7 +100,11 @@ class Byol(_Method):
     """BYOL: a predictor and a moving teacher, without negatives (Grill et al. 2020)."""
 
     type: Literal["byol"] = "byol"
-    momentum: Fraction = Field(0.996, description="Momentum of the teacher at the start. It rises to 1.")
+    momentum: Momentum | None = Field(
+        None,
+        description="Momentum of the teacher at the start; it rises to 1. By default the paper's 0.996; in a training "
+        "of fewer than 2,000 steps 1 - 8/steps, but at least 0.9.",
+    )
     hidden: Count = Field(
         1024, description="Channels of the hidden layers of projector and predictor; 4,096 in the paper."
     )
@@ -106,14 +115,25 @@ class Moco(_Method):
     """MoCo: negatives from a queue of earlier batches (He et al. 2020, with the projector of v2)."""
 
     type: Literal["moco"] = "moco"
-    momentum: Fraction = Field(0.999, description="Momentum of the teacher.")
+    momentum: Momentum | None = Field(
+        None,
+        description="Momentum of the teacher. By default the paper's 0.999; in a training of fewer than 4,000 steps "
+        "1 - 4/steps, but at least 0.9.",
+    )
     queue: Count = Field(4096, description="Number of earlier keys; 65,536 in the paper.")
-    temperature: Positive = Field(0.2, description="Temperature of the similarities.")
+    temperature: CosineTemperature = Field(0.2, description="Temperature of the similarities.")
     dimensions: Count = Field(128, description="Channels of the projector's output.")
 
 
 METHODS: dict[str, type[_Method]] = {"dino": Dino, "simclr": SimClr, "mae": Mae, "byol": Byol, "moco": Moco}
 MethodName = Literal["dino", "simclr", "mae", "byol", "moco"]
+
+
+def _over_defaults(given: Any, method: type[_Method]) -> Any:
+    """The augmentation of a recipe, with the method's value of each key that is not given."""
+    if isinstance(given, str):
+        given = {"preset": given}
+    return {**method.augmentation.model_dump(exclude_unset=True), **given} if isinstance(given, dict) else given
 
 
 def _typed(given: Any) -> Any:
@@ -132,6 +152,8 @@ class Pretrain(Training):
     The result is for `fewshot`, `train` and `distill`. Labels that the images have are not used.
     """
 
+    version: ClassVar[int] = 3
+
     stage: Literal["pretrain"]
     model: str | None = Field(None, description="Model by its timm name. Give `model` or `init`.")
     model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
@@ -149,7 +171,8 @@ class Pretrain(Training):
         "the first entry; smaller views of the others take less time.",
     )
     augmentation: PretrainAugmentation = Field(
-        Dino.augmentation, description="Random changes of the views. By default those of the method."
+        Dino.augmentation,
+        description="Random changes of the views. A key that is not given has the value of the method; 0 is off.",
     )
 
     @model_validator(mode="before")
@@ -162,8 +185,7 @@ class Pretrain(Training):
         chosen = METHODS.get(name) if isinstance(name, str) else None
         if chosen is None:
             return fields
-        defaults = {"views": chosen.views, "augmentation": chosen.augmentation}
-        return {**fields, **{key: value for key, value in defaults.items() if key not in fields}}
+        return {"views": chosen.views, **fields, "augmentation": _over_defaults(fields.get("augmentation", {}), chosen)}
 
     @model_validator(mode="after")
     def _checks(self) -> Self:
@@ -171,6 +193,8 @@ class Pretrain(Training):
         self._check_views()
         if self.augmentation.mixes or self.augmentation.repeats > 1:
             raise ValueError("views of a pretrain stage are not mixed or repeated: leave out mixup, cutmix and repeats")
+        if self.augmentation.scale != Augmentation().scale:
+            raise ValueError("each view has its own scale: give views: [{count: …, scale: …}] in place of scale")
         if self.freeze == "backbone":
             raise ValueError("pretrain trains the backbone: freeze a number of layers, or leave freeze out")
         if self.compile:

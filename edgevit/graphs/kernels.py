@@ -12,6 +12,8 @@ from onnx import NodeProto
 from edgevit.graphs.graph import OPERANDS, UNCOUNTED, Graph
 
 PRODUCTS = {*OPERANDS, *UNCOUNTED}
+# They read as many bytes of their first input as they write. ONNX Runtime's names, and OpenVINO's.
+SELECTIONS = {"Gather", "GatherND", "Slice", "StridedSlice"}
 OF_SHAPES = {"Shape", "Size"}  # a runtime computes them at load
 
 

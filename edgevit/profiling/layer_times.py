@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 
 from edgevit.artifacts import Json
 from edgevit.profiling.loop import SHORTEST_MS, MeasurePlan, WallClock, Work
-from edgevit.profiling.measure import Label, Measurement
+from edgevit.profiling.measure import Label, Measurement, drifted
 
-MOST_TIMES = 100_000  # that a profiler keeps: of all layers in all runs
+MOST_TIMES = 100_000  # that a profiler keeps: of all layers in all runs, half of them for the warm-up
 FEWEST_RUNS = 10
 
 
@@ -50,10 +51,12 @@ class LayerTimes:
         runs: the number of runs that the profiler has timed.
         batch_size: images in a run.
         engine_ms: the median time of a run without the profiler.
-        warnings, invalid: of that run and the profiler's, a sentence each; see `Measurement`.
+        warnings, invalid: of that run and of the run with the profiler, a sentence each; see `Measurement`.
         profiled_ms: the median time of a run with the profiler; None where it is not told.
         runtime: with its version; "" for an engine, whose record tells it.
         threads: CPU threads; None on a GPU.
+        statistic: what `median_ms` of a layer is: OpenVINO tells means alone.
+        is_in_microseconds: whether the runtime tells times in whole microseconds, rounded down.
     """
 
     layers: tuple[LayerTime, ...]
@@ -67,6 +70,8 @@ class LayerTimes:
     profiled_ms: float | None = None
     runtime: str = ""
     threads: int | None = None
+    statistic: Literal["median", "mean"] = "median"
+    is_in_microseconds: bool = False
 
     @property
     def overhead(self) -> float | None:
@@ -124,7 +129,7 @@ def run_profiled(work: Work, plan: MeasurePlan, plain: Measurement, layers: int)
         layers: the number of times that the profiler keeps of a run, which limits the runs.
     """
     expected_ms = max(plain.percentile_ms(50), SHORTEST_MS)
-    most = max(FEWEST_RUNS, MOST_TIMES // max(1, layers))
+    most = max(FEWEST_RUNS, MOST_TIMES // (2 * max(1, layers)))
     runs = min(most, max(plan.min_runs, round(1e3 * plan.duration_s / expected_ms)))
     warmup = min(runs, max(0, round(1e3 * plan.warmup_s / expected_ms)))
     clock = WallClock()
@@ -147,7 +152,12 @@ def times_by_layer(runs: Iterable[Iterable[tuple[str, float]]]) -> dict[tuple[st
 def layer_times(
     layers: Sequence[LayerTime], profiled: ProfiledRuns, plain: Measurement, target: str, runtime: str, threads: int
 ) -> LayerTimes:
-    """The times of a model on this machine, from its layers and from the runs with and without the profiler."""
+    """The times of a model on this machine, from its layers and from the runs with and without the profiler.
+
+    Both are judged, as a latency is.
+    """
+    samples_ms = np.asarray(profiled.samples_ms)
+    with_profiler = Measurement(samples_ms, plain.plan, disturbed=drifted(samples_ms))
     return LayerTimes(
         tuple(layers),
         runs=len(profiled.samples_ms),
@@ -155,9 +165,9 @@ def layer_times(
         engine_ms=plain.percentile_ms(50),
         target=target,
         label=plain.label,
-        warnings=plain.warnings,
-        invalid=plain.invalid,
-        profiled_ms=float(np.median(profiled.samples_ms)),
+        warnings=(*plain.warnings, *(f"with the profiler: {one}" for one in with_profiler.warnings)),
+        invalid=(*plain.invalid, *(f"with the profiler: {one}" for one in with_profiler.invalid)),
+        profiled_ms=float(np.median(samples_ms)),
         runtime=runtime,
         threads=threads,
     )

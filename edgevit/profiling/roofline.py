@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edgevit.artifacts import Json
 
-Bound = Literal["memory", "caches", "compute", "launches"]
+Bound = Literal["memory", "caches", "compute", "launch"]
 FLOPS_A_MAC = 2
 
 
@@ -56,8 +56,9 @@ class Placement:
         attainable_gflops: the roof at this intensity.
         gb_s: billions of bytes a second that the layer reads and writes.
         bound: what takes the larger part of the least time, memory or compute; caches, where memory alone would take
-            longer than was measured; launches, where a launch costs more than the work, or is half of the time.
-        share: the least time that the roofs allow, over the measured time. Above 1, the data came from caches.
+            longer than was measured; launch, where there is no work, or a launch costs more, or is half of the time.
+        share: the least time that the roofs allow, over the measured time. Above 1, the data came from caches, or, if
+            compute is the bound, the peak that was measured is too low.
     """
 
     intensity: float
@@ -69,23 +70,24 @@ class Placement:
 
 
 def placed(ms: float, macs: int | None, bytes: int | None, precision: str, peaks: Peaks) -> Placement | None:
-    """The place of a layer; None if its work is not known, or its time is too short for the profiler.
+    """The place of a layer; None if its work or the peak of its precision is not known, or its time is 0.
 
     Args:
         ms: the time of a run.
         macs, bytes: multiply-accumulates, and bytes read and written, of a run.
         precision: float32 or int8.
     """
-    if macs is None or bytes is None or ms <= 0 or precision not in peaks.gflops:
+    if macs is None or bytes is None or ms <= 0 or (macs and precision not in peaks.gflops):
         return None
     operations = FLOPS_A_MAC * macs
-    compute_ms, memory_ms = operations / (1e6 * peaks.gflops[precision]), bytes / (1e6 * peaks.bandwidth_gb_s)
+    compute_ms = operations / (1e6 * peaks.gflops[precision]) if macs else 0.0
+    memory_ms = bytes / (1e6 * peaks.bandwidth_gb_s)
     least_ms = max(compute_ms, memory_ms)
     intensity = operations / bytes if bytes else 0.0
     return Placement(
         intensity=intensity,
         gflops=operations / (1e6 * ms),
-        attainable_gflops=peaks.attainable_gflops(intensity, precision),
+        attainable_gflops=peaks.attainable_gflops(intensity, precision) if macs else 0.0,
         gb_s=bytes / (1e6 * ms),
         bound=_bound(ms, compute_ms, memory_ms, peaks.launch_ms),
         share=least_ms / ms,
@@ -93,8 +95,9 @@ def placed(ms: float, macs: int | None, bytes: int | None, precision: str, peaks
 
 
 def _bound(ms: float, compute_ms: float, memory_ms: float, launch_ms: float) -> Bound:
-    if launch_ms > max(compute_ms, memory_ms) or 2 * launch_ms >= ms:
-        return "launches"
+    work_ms = max(compute_ms, memory_ms)
+    if not work_ms or launch_ms > work_ms or 2 * launch_ms >= ms:
+        return "launch"
     if compute_ms > memory_ms:
         return "compute"
     return "memory" if memory_ms <= ms else "caches"

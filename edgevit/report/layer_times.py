@@ -11,7 +11,11 @@ from edgevit.report import plots, text
 from edgevit.report.page import rendered
 
 HEADERS = ("layer", "operator", "ms", "time", "GFLOP/s", "of roof", "bound")
-BOUNDS = {"launches": "launch"}
+WHOLE = " in whole microseconds, rounded down"
+ABOVE_THE_ROOF = {
+    "caches": "a layer above 100% of the roof by memory has its data from caches, which are faster",
+    "compute": "a layer above 100% of the roof by compute shows that the measured peak is too low",
+}
 LONGEST_OPERATOR = 13
 PRECISIONS = {"float32": "float32", "int8": "INT8"}
 WIDTHS = {"wide": 960, "narrow": 380}
@@ -44,9 +48,8 @@ def headline(timed: TimedModel) -> str:
 
 def sentences(timed: TimedModel) -> list[str]:
     """The conditions of the times, what the profiler costs, the opaque share, the roofs, and what bounds the layers."""
-    times, of_runs = timed.times, f"medians of {timed.times.runs:,} runs"
-    if times.runtime.startswith("OpenVINO"):
-        of_runs = f"means of {times.runs:,} runs in whole microseconds"
+    times = timed.times
+    of_runs = f"{times.statistic}s of {times.runs:,} runs" + (WHOLE if times.is_in_microseconds else "")
     said = [
         f"the layers, {of_runs}, sum to {text.milliseconds(times.sum_ms)}; the median run without the profiler takes "
         f"{text.milliseconds(times.engine_ms)}{_overhead(timed)}",
@@ -57,7 +60,9 @@ def sentences(timed: TimedModel) -> list[str]:
     if timed.peaks is not None:
         said += [_roofs_sentence(timed), _bounds_sentence(timed)]
         if timed.peaks.warnings:
-            said.append("note: other work disturbed the measuring of the roofs: they are measured again after an hour")
+            said.append(
+                f"note: the roofs are in doubt, and measured again after an hour: {'; '.join(timed.peaks.warnings)}"
+            )
     return [*(f"INVALID: {reason}" for reason in times.invalid), *said, *(f"note: {one}" for one in times.warnings)]
 
 
@@ -71,7 +76,7 @@ def cells(layer: TimedLayer, timed: TimedModel) -> tuple[str, ...]:
         f"{100 * timed.share(layer.ms):.1f}%",
         text.significant(place.gflops) if place and layer.macs else "-",
         f"{place.share:.0%}" if place else "-",
-        BOUNDS.get(place.bound, place.bound) if place else "-",
+        place.bound if place else "-",
     )
 
 
@@ -90,15 +95,20 @@ def _overhead(timed: TimedModel) -> str:
     times = timed.times
     if times.profiled_ms is None or times.overhead is None:
         return ""
-    return f", a run with it {text.milliseconds(times.profiled_ms)} ({times.overhead:+.0%})"
+    cost = f"{times.overhead:+.0%}" if times.overhead > 0 else "its cost is not told apart from other noise"
+    return f", a run with it {text.milliseconds(times.profiled_ms)} ({cost})"
 
 
 def _opaque_sentence(timed: TimedModel) -> str:
+    if timed.times.runtime.startswith(TORCH.title):
+        what, without_module = "outside the modules", ""
+    else:
+        what, untold = "in layers that name no node", timed.share(timed.by_module.get("", 0.0))
+        without_module = f"; {text.percent(untold)} is in layers of no known module" if untold else ""
     if not timed.opaque:
-        return "opaque share: none; each layer names its nodes"
-    what = "outside the modules" if timed.times.runtime.startswith(TORCH.title) else "in layers that name no node"
+        return f"opaque share: none of the layers' time; each layer names its nodes{without_module}"
     operators = ", ".join(list(timed.opaque)[:3])
-    return f"opaque share: {text.percent(timed.opaque_share)} of the time is {what} ({operators})"
+    return f"opaque share: {text.percent(timed.opaque_share)} of the time is {what} ({operators}){without_module}"
 
 
 def _untimed_sentence(untimed: Untimed) -> str:
@@ -114,16 +124,15 @@ def _roofs_sentence(timed: TimedModel) -> str:
     rates = " and ".join(
         f"{text.significant(rate)} GFLOP/s in {PRECISIONS[name]}" for name, rate in peaks.gflops.items()
     )
-    launch = f"{text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "under 1 µs"
+    launch = f"takes {text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "was not measured"
     return (
         f"roofs of this runtime here, measured by small kernels: {rates}, "
-        f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch takes {launch}"
+        f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch {launch}"
     )
 
 
 def _bounds_sentence(timed: TimedModel) -> str:
     shares = ", ".join(f"{bound} {share:.0%}" for bound, share in timed.by_bound.items())
-    return (
-        f"bound by, in shares of the time: {shares}; a layer above 100% of the roof has its data from caches, which "
-        "are faster than memory"
-    )
+    above = {layer.placement.bound for layer in timed.layers if layer.placement and layer.placement.share > 1}
+    reasons = "".join(f"; {reason}" for bound, reason in ABOVE_THE_ROOF.items() if bound in above)
+    return f"bound by, in shares of the time: {shares}{reasons}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,39 @@ def test_sentences_state_the_overhead_and_the_opaque_share() -> None:
     assert "opaque share: 25.0% of the time is in layers that name no node (Transpose)" in said
     assert "100 GFLOP/s in float32 and 400 GFLOP/s in INT8, 10.0 GB/s to memory; a launch takes 0.100 µs" in said
     assert said.endswith("note: other load")
+
+
+def test_products_without_a_layer_are_counted() -> None:
+    """Of two blocks with qkv, two products of attention, proj, fc1 and fc2, the patches and the head: one is timed."""
+    said = " ".join(sentences(of_vit()))
+    found = of_vit()
+    total = float_onnx().metrics["macs"]
+    assert (found.untimed.products, found.untimed.of_products) == (2 * 6 + 1, 2 * 6 + 2)
+    assert found.untimed.macs_share == pytest.approx(1 - 17 * 48 * 192 / total)
+    assert "13 of 14 products (" in said
+    assert found.to_json()["untimed"]["products"] == 13
+
+
+def test_a_product_whose_nodes_hold_none_is_of_unknown_work() -> None:
+    layer = LayerTime("gelu", 1.0, 1.0, "Convolution", ("node_gelu",), 100)
+    found = timed_onnx(onnx_file(float_onnx()), timed(layer), "float32", PEAKS)
+    assert (found.layers[0].macs, found.layers[0].placement) == (None, None)
+
+
+@pytest.mark.parametrize(("ms", "moved", "said"), [(0.001, 10**6, "has its data from caches"), (0.01, 1, "too low")])
+def test_above_the_roof(ms: float, moved: int, said: str) -> None:
+    """fc1 has 313,344 operations, 0.0031 ms at 100 GFLOP/s; a megabyte takes 0.1 ms at 10 GB/s."""
+    layer = LayerTime("fc1", ms / 10, ms / 10, "MatMul", ("blocks.0.mlp.fc1",), moved)
+    peaks = replace(PEAKS, launch_ms=0.0)
+    found = timed_onnx(onnx_file(float_onnx()), timed(layer), "float32", peaks)
+    assert found.layers[0].placement.share > 1
+    assert said in sentences(found)[-1]
+
+
+def test_a_profiler_that_seems_to_cost_nothing() -> None:
+    said = " ".join(sentences(of_vit(profiled_ms=1.9)))
+    assert "its cost is not told apart from other noise" in said
+    assert "-5%" not in said
 
 
 def test_two_images_have_twice_the_macs() -> None:

@@ -39,6 +39,8 @@ def test_the_precision_decides_the_roof() -> None:
     as_int8 = placed(2.0, 50 * MEGA, MEGA, "int8", PEAKS)
     assert (as_int8.attainable_gflops, as_int8.share) == (400, 0.125)
     assert placed(2.0, 50 * MEGA, MEGA, "bfloat16", PEAKS) is None  # its peak was not measured
+    softmax = placed(2.0, 0, 10 * MEGA, "bfloat16", PEAKS)  # which it does not need
+    assert (softmax.bound, softmax.share, softmax.attainable_gflops) == ("memory", 0.5, 0)
 
 
 def test_faster_than_memory_is_not_bound_by_memory() -> None:
@@ -52,7 +54,17 @@ def test_faster_than_memory_is_not_bound_by_memory() -> None:
     ids=["little work", "half of the time", "a view"],
 )
 def test_a_layer_bound_by_its_launch(ms: float, macs: int, moved: int) -> None:
-    assert placed(ms, macs, moved, "float32", PEAKS).bound == "launches"
+    assert placed(ms, macs, moved, "float32", PEAKS).bound == "launch"
+
+
+def test_a_view_is_bound_by_its_launch_also_where_none_was_measured() -> None:
+    unmeasured = Peaks({"float32": 100.0}, bandwidth_gb_s=10.0, launch_ms=0.0)
+    assert placed(0.01, 0, 0, "float32", unmeasured).bound == "launch"
+
+
+def test_faster_than_the_peak_is_bound_by_compute() -> None:
+    place = placed(0.5, 50 * MEGA, MEGA, "float32", PEAKS)
+    assert (place.bound, place.share) == ("compute", 2)
 
 
 def test_unknown_work_has_no_place() -> None:

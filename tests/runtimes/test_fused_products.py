@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -28,6 +29,9 @@ from edgevit.runtimes.onnxruntime.session import inference_session
 from edgevit.runtimes.torch.layer_times import moved_bytes, own_macs
 from tests.checking.graphs import model, node
 from tests.small_models import float_onnx, int8_onnx
+
+if TYPE_CHECKING:
+    from edgevit.runtimes.openvino.layer_times import Kernel
 
 NodesIn = Callable[[Path, Path], list[tuple[str, ...]]]
 
@@ -113,6 +117,11 @@ def nodes_in_onnxruntime(file: Path, folder: Path) -> list[tuple[str, ...]]:
 
 def nodes_in_openvino(file: Path, folder: Path) -> list[tuple[str, ...]]:
     """The nodes of each kernel, whether or not its time is long enough to show."""
+    return [kernel.nodes for kernel in kernels_in_openvino(file, folder)]
+
+
+def kernels_in_openvino(file: Path, folder: Path) -> list[Kernel]:
+    pytest.importorskip("openvino", reason="edgevit[openvino] is not installed")
     from edgevit.runtimes.openvino.layer_times import kernels_of
     from edgevit.runtimes.openvino.session import DEVICE, core
 
@@ -121,7 +130,7 @@ def nodes_in_openvino(file: Path, folder: Path) -> list[tuple[str, ...]]:
     read = core().read_model(marks)
     read.reshape([1, *(size.get_length() for size in list(read.input().get_partial_shape())[1:])])
     network = core().compile_model(read, DEVICE, openvino_properties({}, 1))
-    return [kernel.nodes for kernel in kernels_of(network, source).values()]
+    return list(kernels_of(network, source).values())
 
 
 @pytest.mark.parametrize("nodes_in", [nodes_in_onnxruntime, nodes_in_openvino])

@@ -8,11 +8,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgevit.profiling.roofline import Peaks
 from edgevit.runtimes import peaks as room
-from edgevit.runtimes.peaks import DISTURBED_VALID_S, VALID_S, measured_peaks, peaks_here
+from edgevit.runtimes.peaks import (
+    CHAIN,
+    DISTURBED_VALID_S,
+    SMALL,
+    VALID_S,
+    largest_cache,
+    measured_peaks,
+    peaks_here,
+    small_chain,
+)
+from tests.runtimes.test_fused_products import NodesIn, nodes_in_onnxruntime, nodes_in_openvino
 
 MEASURED = Peaks({"float32": 100.0}, 10.0, 0.001, {"threads": 1})
 
@@ -69,7 +80,17 @@ def test_old_peaks_are_measured_anew(
         assert len(measurings) == count
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"gflops": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        '{"gflops": {}}',
+        "[" * 100_000,
+        '{"gflops": {"float32": 0}, "bandwidth_gb_s": 1, "launch_ms": 0}',
+        '{"gflops": {"float32": 1}, "bandwidth_gb_s": NaN, "launch_ms": 0}',
+    ],
+)
 def test_a_damaged_file_is_replaced(content: str, measurings: list[tuple[str, int]], tmp_path: Path) -> None:
     here()
     (file,) = (tmp_path / "peaks").iterdir()
@@ -80,6 +101,25 @@ def test_a_damaged_file_is_replaced(content: str, measurings: list[tuple[str, in
     assert len(measurings) == 2
 
 
+def test_the_last_cache_is_the_largest(tmp_path: Path) -> None:
+    """Many ARM boards have no third level."""
+    assert largest_cache(tmp_path) == 0
+    for index, size in enumerate(("64K", "64K", "2048K", "damaged")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n", encoding="ascii")
+    assert largest_cache(tmp_path) == 2 * 2**20
+
+
+@pytest.mark.parametrize("nodes_in", [nodes_in_onnxruntime, nodes_in_openvino])
+def test_no_runtime_fuses_the_chain(nodes_in: NodesIn, tmp_path: Path) -> None:
+    """The time of a launch is that of the chain over its length, so each product is a kernel."""
+    onnx.save(small_chain(CHAIN), tmp_path / "model.onnx")
+    chained = [
+        [name for name in nodes if name.startswith(SMALL)] for nodes in nodes_in(tmp_path / "model.onnx", tmp_path)
+    ]
+    assert [len(names) for names in chained if names] == [1] * CHAIN
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
 def test_what_is_measured(runtime: str) -> None:
@@ -87,5 +127,5 @@ def test_what_is_measured(runtime: str) -> None:
     assert found.gflops.keys() == ({"float32"} if runtime == "torch" else {"float32", "int8"})
     assert all(rate > 0 for rate in found.gflops.values())
     assert found.bandwidth_gb_s > 0
-    assert found.launch_ms >= 0
+    assert found.launch_ms > 0
     assert found.conditions["copied_mib"] >= 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgevit.context import Context
 from edgevit.errors import RecipeError
 from edgevit.models import open_checkpoint
 from edgevit.progress import PlainProgress
-from edgevit.provenance import WEIGHTS_FROM
+from edgevit.provenance import WEIGHTS_FROM, untrained
 from tests.small_models import HYBRID, VIT, checkpoint, workbench
 
 QUICK: dict[str, Any] = {"data": "few.pool", "epochs": 1, "batch_size": 32}  # 151 images
@@ -38,6 +39,7 @@ def test_labels_are_not_used_and_that_is_said() -> None:
 def test_a_new_backbone_has_trained_weights_and_an_untrained_classifier_without_names() -> None:
     artifact = body()
     assert artifact.metrics["method"] == "simclr"
+    assert set(artifact.metrics) >= {"loss", "spread", "rank", "embedding_spread", "embedding_rank"}
     assert artifact.manifest.provenance[WEIGHTS_FROM] == {"body": "trained", "classifier": "random"}
     assert not artifact.io.names_its_classes
     assert (artifact.path / "metrics.jsonl").is_file()
@@ -47,9 +49,27 @@ def test_the_backbone_of_a_checkpoint_changes_and_its_classes_stay() -> None:
     start = checkpoint()
     further = workbench().run("pretrain", "further", init=start.id, method="byol", **QUICK)
     assert further.io.classes == start.io.classes
+    assert further.manifest.provenance[WEIGHTS_FROM] == {"body": "trained", "classifier": "random"}
     before, after = (open_checkpoint(artifact).module.state_dict() for artifact in (start, further))
     assert torch.equal(before["head.weight"], after["head.weight"])
     assert not torch.equal(before["blocks.0.attn.qkv.weight"], after["blocks.0.attn.qkv.weight"])
+
+
+def test_a_trained_classifier_is_stale_after_pretrain() -> None:
+    classifier = workbench().run("train", "classifier", data="digits.support", epochs=1, batch_size=50, **VIT)
+    further = workbench().run("pretrain", "stale", init=classifier.id, method="mae", **QUICK)
+    assert further.manifest.provenance[WEIGHTS_FROM] == {"body": "trained", "classifier": "stale"}
+    assert "classifier is stale" in str(untrained(further))
+    unchanged = workbench().run("pretrain", "unchanged", init=classifier.id, method="mae", **{**QUICK, "epochs": 0})
+    assert untrained(unchanged) is None
+
+
+def test_a_moving_average_that_keeps_its_start_is_mentioned() -> None:
+    said = io.StringIO()
+    method = {"type": "byol", "momentum": 0.996}
+    workbench().run("pretrain", "slow", replace(Context(), progress=PlainProgress(said)), method=method, **VIT, **QUICK)
+    share = math.prod(1 - 0.004 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(1, 6))  # 151 images by 32
+    assert f"{share:.0%} of the initial weights stay in the teacher (momentum 0.996, 5 steps)" in said.getvalue()
 
 
 def test_a_hybrid_learns_by_dino_from_views_of_two_sizes() -> None:
@@ -79,7 +99,7 @@ def test_later_stages_take_the_backbone() -> None:
     ("fields", "said"),
     [
         ({"batch_size": 200}, r"(?s)fewer images than a batch has.*151 images, batch_size 200.*batch_size: 75"),
-        ({"method": "moco"}, r"(?s)keys of every image.*151 images, queue 4096.*queue: 37"),
+        ({"method": "moco"}, r"(?s)several keys of each image.*151 images, queue 4096.*queue: 37"),
         ({"method": "mae", **HYBRID, "image_size": 32}, "patches of a plain ViT"),
         ({"views": ({"count": 2, "size": 20},), "method": "simclr"}, r"(?s)cannot take views of 20 px.*leave size out"),
     ],
@@ -102,7 +122,10 @@ def test_a_method_brings_its_views_and_changes() -> None:
     assert config_of(method="byol").augmentation.grayscale == 0.2
     assert config_of(method={"type": "moco", "queue": 5}).views[0].count == 2
     given = config_of(method="simclr", augmentation={"horizontal_flip": 0})
-    assert (given.augmentation.horizontal_flip, given.augmentation.grayscale) == (0, 0)
+    assert (given.augmentation.horizontal_flip, given.augmentation.grayscale, given.augmentation.blur) == (0, 0.2, 0.5)
+    assert config_of(method="simclr", augmentation={"grayscale": 0}).augmentation.grayscale == 0
+    assert config_of(method="mae", augmentation={"horizontal_flip": 0}).augmentation.grayscale == 0
+    assert config_of(**given.model_dump(exclude={"stage", "id", "model", "data"})).augmentation == given.augmentation
 
 
 @pytest.mark.parametrize(
@@ -110,7 +133,10 @@ def test_a_method_brings_its_views_and_changes() -> None:
     [
         ({"method": "dinov2"}, "dino"),
         ({"method": {"type": "dino", "teacher_temperature": 0.1}}, "below student_temperature"),
-        ({"method": {"type": "byol", "momentum": 1.5}}, "at most 1"),
+        *(({"method": {"type": name, "momentum": 1}}, "below 1") for name in ("dino", "byol", "moco")),
+        *(({"method": {"type": name, "temperature": 1e-9}}, "at least 0.01") for name in ("simclr", "moco")),
+        ({"method": {"type": "simclr", "temperature": 1e6}}, "at most 10"),
+        ({"augmentation": {"scale": [0.9, 1]}}, "each view has its own scale"),
         ({"method": "simclr", "views": [{"count": 3}]}, "simclr takes two views, got 3"),
         ({"method": "mae", "views": [{"size": 8}]}, "one view of the model's own size"),
         ({"views": [{"count": 1}, {"count": 4}]}, "at least two views"),

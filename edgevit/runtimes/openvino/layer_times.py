@@ -22,7 +22,7 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.guard import graph_tool
-from edgevit.graphs.kernels import completed
+from edgevit.graphs.kernels import SELECTIONS, completed
 from edgevit.graphs.marks import marked, marks_in, shown_name
 from edgevit.profiling import Measurement
 from edgevit.profiling.layer_times import (
@@ -71,7 +71,8 @@ def times_in_openvino(
     profiled = run_profiled(lambda: request.infer(feed), without_warmup, plain, len(before))
     layers = _layers(before, _counters(request), len(profiled.samples_ms), kernels_of(network, source), source)
     runtime = f"{OPENVINO.title} {version_of(OPENVINO.package)}"
-    return layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
+    times = layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
+    return replace(times, statistic="mean", is_in_microseconds=True)
 
 
 def _counters(request: openvino.InferRequest) -> list[openvino.ProfilingInfo]:
@@ -122,7 +123,7 @@ def kernels_of(network: openvino.CompiledModel, source: Graph) -> dict[str, Kern
     return {
         node.get_friendly_name(): Kernel(
             tuple(source.nodes[place].name for place in found),
-            _total([*map(_bytes, (read.get_source_output() for read in node.inputs())), *map(_bytes, node.outputs())]),
+            _moved_bytes(node),
         )
         for node, found in zip(kernels, places, strict=True)
     }
@@ -146,6 +147,14 @@ def _bytes(tensor: openvino.Output) -> int | None:
         return None if shape.is_dynamic else 0  # a tensor without a type is an empty one: a bias that is not there
     bits: int = math.prod(shape.to_shape()) * element.bitwidth
     return math.ceil(bits / 8)
+
+
+def _moved_bytes(node: openvino.Node) -> int | None:
+    written = [_bytes(output) for output in node.outputs()]
+    read = [_bytes(one.get_source_output()) for one in node.inputs()]
+    if _rt_info(node, LAYER_TYPE) in SELECTIONS:
+        read[:1] = written
+    return _total([*read, *written])
 
 
 def _total(sizes: list[int | None]) -> int | None:

@@ -43,10 +43,11 @@ class PrototypeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, embeddings: Tensor, learns_prototypes: bool = True) -> Tensor:
+        """Cosines with the prototypes, (…, prototypes), of embeddings (…, width)."""
         prototypes = functional.normalize(self.prototypes, dim=1)
         if not learns_prototypes:
             prototypes = prototypes.detach()
-        return functional.normalize(self.mlp(embeddings), dim=1) @ prototypes.T
+        return functional.normalize(self.mlp(embeddings), dim=-1) @ prototypes.T
 
 
 class PatchDecoder(nn.Module):

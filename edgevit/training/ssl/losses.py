@@ -12,22 +12,23 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def nt_xent(own: Tensor, everyone: Tensor, first_row: int, temperature: float) -> Tensor:
+def nt_xent(own: Tensor, of_all_ranks: Tensor, samples: Tensor, first_row: int, temperature: float) -> Tensor:
     """Cross-entropy of each view's other view among all other views, by cosine similarity over the temperature.
 
-    Chen et al. 2020 (SimCLR), eq. 1, as a mean over the views in `own`.
+    Chen et al. 2020 (SimCLR), eq. 1, as a mean over the views in `own`. Two passes over the images may meet in a batch:
+    further views of a view's own image are left out.
 
     Args:
         own: outputs of two views of this rank's samples, (2, n, dimensions).
-        everyone: outputs of two views of the samples of all ranks, (2, N, dimensions).
+        of_all_ranks: outputs of two views of the samples of all ranks, (2, N, dimensions).
+        samples: the image of each of the N samples, (N,).
         first_row: the place of this rank's first sample among the N samples.
     """
-    samples, total = own.shape[1], everyone.shape[1]
-    queries, keys = (functional.normalize(outputs.flatten(0, 1), dim=1) for outputs in (own, everyone))
-    rows = torch.arange(samples, device=own.device) + first_row
-    itself, other = torch.cat([rows, rows + total]), torch.cat([rows + total, rows])
-    logits = queries @ keys.T / temperature
-    logits = logits.scatter(1, itself.unsqueeze(1), -torch.inf)
+    queries, keys = (functional.normalize(outputs.flatten(0, 1), dim=1) for outputs in (own, of_all_ranks))
+    rows = torch.arange(own.shape[1], device=own.device) + first_row
+    other = torch.cat([rows + len(samples), rows])
+    is_own = (samples[rows].unsqueeze(1) == samples).repeat(2, 2).scatter(1, other.unsqueeze(1), False)
+    logits = (queries @ keys.T / temperature).masked_fill(is_own, -torch.inf)
     return functional.cross_entropy(logits, other)
 
 
@@ -66,6 +67,7 @@ def masked_patch_error(predicted: Tensor, images: Tensor, masked: Tensor, patch:
         masked: the indices of the masked patches, (n, masked patches).
     """
     patches = patches_of(images, patch)
+    assert predicted.shape == patches.shape, f"{tuple(predicted.shape)} predicted, {tuple(patches.shape)} expected"
     variance, mean = torch.var_mean(patches, -1, keepdim=True)
     target = (patches - mean) / (variance + 1e-6).sqrt()
     index = masked.unsqueeze(-1).expand(-1, -1, target.shape[-1])
@@ -89,7 +91,7 @@ def byol_distance(predicted: Tensor, target: Tensor) -> Tensor:
     return (2 - 2 * cosines).sum(0).mean()
 
 
-def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, is_own: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of each query's own key among this key and the keys of the queue, by cosine similarity.
 
     He et al. 2020 (MoCo), eq. 1.
@@ -97,9 +99,11 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
     Args:
         queries, keys: (n, dimensions).
         queue: keys of earlier batches, (length, dimensions).
+        is_own: whether a key in the queue is of the query's own image, (n, length). Such a key is left out.
     """
     queries, keys, queue = (functional.normalize(vectors, dim=1) for vectors in (queries, keys, queue))
-    logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], 1) / temperature
+    negatives = (queries @ queue.T).masked_fill(is_own, -torch.inf)
+    logits = torch.cat([(queries * keys).sum(1, keepdim=True), negatives], 1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
 
 

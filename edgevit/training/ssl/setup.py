@@ -25,9 +25,12 @@ from edgevit.training.ssl.learners import (
     MocoLearner,
     SelfSupervised,
     SimClrLearner,
+    WithMovingTeacher,
 )
+from edgevit.training.ssl.momentum import initial_share, momentum_for
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 
+MUCH_OF_THE_START = 0.1  # of the weights in a moving average
 UNTRAINED_CLASSES = ("0",)  # of the classifier of a new backbone
 
 
@@ -42,6 +45,7 @@ def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Contex
     """
     dataset = open_dataset(inputs["data"])
     _check_batch(config, dataset)
+    _mention_initial_share(config, dataset, context)
     if dataset.labels is not None:
         context.progress.say(f"    {config.id}: the labels of {dataset.name} are not used")
     init = inputs.get("init")
@@ -106,24 +110,46 @@ def _check_batch(config: Pretrain, dataset: Dataset) -> None:
         return
     if config.batch_size % ranks or config.batch_size < 2 * ranks:
         raise RecipeError(
-            f"{config.method.type} compares the images of a batch, and each rank needs as many",
+            f"{config.method.type} needs two images of a batch on each rank, and as many on each",
             where=f"stage '{config.id}'",
             got=f"batch_size {config.batch_size}, {ranks} ranks",
             expected=f"a multiple of {ranks}, at least {2 * ranks}",
         )
     if len(dataset) < config.batch_size:
         raise RecipeError(
-            f"{config.method.type} compares different images, and there are fewer images than a batch has",
+            f"{config.method.type} takes an image once in a batch, and there are fewer images than a batch has",
             where=dataset.name,
             got=f"{len(dataset)} images, batch_size {config.batch_size}",
             expected=f"at least {config.batch_size} images",
-            next=f"batch_size: {max(2, len(dataset) // 2)}, or more images",
+            next=_smaller_batch(len(dataset), ranks),
         )
     if isinstance(config.method, Moco) and len(dataset) <= config.method.queue:
         raise RecipeError(
-            "the queue would hold keys of every image, also of the query's own",
+            "the queue would hold several keys of each image",
             where=dataset.name,
             got=f"{len(dataset)} images, queue {config.method.queue}",
             expected="a queue that is shorter than the number of images",
             next=f"method: {{type: moco, queue: {max(config.batch_size, len(dataset) // 4)}}}",
+        )
+
+
+def _smaller_batch(images: int, ranks: int) -> str:
+    half = images // 2 // ranks * ranks
+    return f"batch_size: {half}, or more images" if half >= 2 * ranks else "more images"
+
+
+def _mention_initial_share(config: Pretrain, dataset: Dataset, context: Context) -> None:
+    """Say if the moving average keeps much of the weights that the training starts from."""
+    method, steps = config.method, -(-config.epochs * len(dataset) // config.batch_size)
+    if not isinstance(method, Dino | Byol | Moco) or not steps:
+        return
+    learner = MocoLearner if isinstance(method, Moco) else WithMovingTeacher
+    usual = momentum_for(learner.papers_momentum, learner.rises, steps)
+    momentum = usual if method.momentum is None else method.momentum
+    share = initial_share(momentum, learner.rises, steps)
+    if share > MUCH_OF_THE_START:
+        whose = "the result" if isinstance(method, Dino) else "the teacher"
+        advice = "take more epochs" if momentum <= usual else f"take more epochs, or momentum {usual:.3g}"
+        context.progress.say(
+            f"    {share:.0%} of the initial weights stay in {whose} (momentum {momentum:.3g}, {steps} steps): {advice}"
         )

@@ -22,7 +22,15 @@ from edgevit.models.creation import BuiltModel
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.metrics_log import METRICS
-from edgevit.training.ssl.learners import DinoLearner, MaeLearner, MocoLearner, SelfSupervised
+from edgevit.training.ssl.heads import PrototypeHead
+from edgevit.training.ssl.learners import (
+    ByolLearner,
+    DinoLearner,
+    MaeLearner,
+    MocoLearner,
+    SelfSupervised,
+    WithMovingTeacher,
+)
 from edgevit.training.ssl.setup import learner_for
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 from tests.learning import Killed, blobs, tiny_vit
@@ -58,10 +66,17 @@ def patterns() -> Dataset:
 
 
 def trained(
-    folder: Path, config: Pretrain, start: BuiltModel | None = None, killed_at: int = 0
+    folder: Path,
+    config: Pretrain,
+    start: BuiltModel | None = None,
+    killed_at: int = 0,
+    steps: list[int] | None = None,
 ) -> tuple[SelfSupervised, nn.Module]:
     folder.mkdir(exist_ok=True)
     learner = learner_for(config, start or tiny_vit(patch_size=4, drop_path_rate=0.1))
+    if steps is not None:
+        note = steps.append
+        learner.register_forward_pre_hook(lambda module, batch: note(batch[0].step))
     if killed_at:
         calls = iter(range(1, 1000))
 
@@ -82,7 +97,9 @@ def test_pretraining_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path,
     unbroken, _ = trained(tmp_path / "unbroken", config)
     with pytest.raises(Killed):
         trained(tmp_path / "broken", config, killed_at=6)
-    resumed, model = trained(tmp_path / "broken", config)
+    steps: list[int] = []
+    resumed, model = trained(tmp_path / "broken", config, steps=steps)
+    assert steps == [5, 6, 7]  # saved after each row, of one step
     assert not model.training
     for (name, one), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -90,7 +107,9 @@ def test_pretraining_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path,
 
 @pytest.mark.parametrize("method", ["simclr", "mae"])
 def test_the_loss_falls(tmp_path: Path, method: str) -> None:
-    still: dict[str, Any] = {"augmentation": {"horizontal_flip": 0}}
+    still: dict[str, Any] = {
+        "augmentation": {"horizontal_flip": 0, "color_jitter": 0, "hue": 0, "grayscale": 0, "blur": 0}
+    }
     config = config_of(method, epochs=15, batch_size=12, **still)
     learner = learner_for(config, tiny_vit(patch_size=4))
     views = [ViewSpec(count=view.count, scale=(0.9, 1.0)) for view in config.views]
@@ -100,17 +119,55 @@ def test_the_loss_falls(tmp_path: Path, method: str) -> None:
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-def test_the_teacher_is_the_moving_average_of_the_student(tmp_path: Path) -> None:
-    start = tiny_vit(patch_size=4)
-    before = {name: value.clone() for name, value in start.module.named_parameters()}
+def tiny_resnet(**args: Any) -> BuiltModel:
+    """A network with batch normalization."""
+    layers = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16), "stem_width": 8}
+    return create_model("resnet10t", 3, 32, {**layers, **args}, seed=0)
+
+
+@pytest.mark.parametrize("start", [tiny_vit(patch_size=4), tiny_resnet()], ids=["vit", "resnet"])
+def test_the_teacher_is_the_moving_average_of_the_student(tmp_path: Path, start: BuiltModel) -> None:
+    before = {name: value.clone() for name, value in start.module.state_dict().items()}
     config = config_of("moco", {"momentum": 0.75}, epochs=1, batch_size=24)
-    learner, teacher = trained(tmp_path, config, start)
+    learner, _ = trained(tmp_path, config, start)
     assert isinstance(learner, MocoLearner)
-    assert teacher is learner.teacher
-    student = dict(learner.model.named_parameters())
-    for name, value in teacher.named_parameters():
-        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student[name])
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    student = learner.model.state_dict()
+    for name, value in learner.teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student[name])
+    assert not any(parameter.requires_grad for parameter in learner.teacher.parameters())
+
+
+@pytest.mark.parametrize("method", ["dino", "byol", "moco"])
+def test_the_result_is_the_network_that_the_paper_keeps(tmp_path: Path, method: str) -> None:
+    """DINO keeps the teacher; BYOL the online encoder, MoCo the encoder of queries."""
+    learner, model = trained(tmp_path, config_of(method, epochs=1))
+    assert isinstance(learner, WithMovingTeacher)
+    assert model is (learner.teacher if method == "dino" else learner.model)
+
+
+@pytest.mark.parametrize(
+    "start", [tiny_resnet(drop_rate=0.5), tiny_vit(patch_drop_rate=0.5, drop_path_rate=0.5)], ids=["resnet", "vit"]
+)
+def test_the_teacher_has_no_dropout(start: BuiltModel) -> None:
+    learner = learner_for(config_of("byol"), start).train()
+    assert isinstance(learner, ByolLearner)
+    size = start.preprocess.height
+    views = [torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)]
+    torch.testing.assert_close(learner.of_teacher(views)[0], learner.of_teacher(views)[0])
+
+
+def test_a_frozen_layer_keeps_the_statistics_of_the_teacher_too(tmp_path: Path) -> None:
+    start = tiny_resnet()
+    before = {name: value.clone() for name, value in start.module.state_dict().items()}
+    learner, _ = trained(tmp_path, config_of("dino", epochs=1, freeze=1), start)
+    assert isinstance(learner, DinoLearner)
+    moved = {
+        name for name, value in learner.teacher.state_dict().items()
+        if name.endswith("running_mean") and not torch.equal(value, before[name])
+    }  # fmt: skip
+    assert moved
+    assert not any(name.split(".")[-2] == "bn1" and "layer" not in name for name in moved)
 
 
 def test_the_center_is_the_moving_mean_of_the_teachers_outputs(tmp_path: Path) -> None:
@@ -118,11 +175,11 @@ def test_the_center_is_the_moving_mean_of_the_teachers_outputs(tmp_path: Path) -
     config = config_of("dino", {"center_momentum": 0.5}, epochs=1, batch_size=12)
     learner = learner_for(config, tiny_vit(patch_size=4))
     assert isinstance(learner, DinoLearner)
-    learner.teacher_head.register_forward_hook(lambda *call: seen.append(call[2].mean((0, 1))))
+    learner.teacher_head.register_forward_hook(lambda *call: seen.append(call[2].mean(0)))
     streams = [TrainingStream(blobs(), labelled=False)]
     fit(learner, streams, config, Context(work=tmp_path, workers=0), out=tmp_path, views=config.views)
-    assert len(seen) == 2
-    torch.testing.assert_close(learner.center, 0.5 * (0.5 * seen[0]) + 0.5 * seen[1])
+    first, second = torch.stack(seen).view(2, 2, -1).mean(1)  # two steps of two views
+    torch.testing.assert_close(learner.center, 0.5 * (0.5 * first) + 0.5 * second)
 
 
 def test_the_queue_holds_the_newest_keys_first(tmp_path: Path) -> None:
@@ -131,6 +188,10 @@ def test_the_queue_holds_the_newest_keys_first(tmp_path: Path) -> None:
     assert learner.queue.shape == (12, 8)
     torch.testing.assert_close(learner.queue.norm(dim=1), torch.ones(12))
     assert torch.equal(learner.queue[:8], learner._keys)
+    assert sorted(learner.queued_samples[:8].tolist() + learner.queued_samples[8:].tolist()) == sorted(
+        set(learner.queued_samples.tolist())
+    )
+    assert torch.equal(learner.queued_samples[:8], learner._samples)
 
 
 def test_maes_encoder_sees_no_masked_pixel() -> None:
@@ -155,6 +216,17 @@ def test_maes_encoder_sees_no_masked_pixel() -> None:
 def test_mae_needs_a_plain_vit() -> None:
     with pytest.raises(RecipeError, match=r"(?s)patches of a plain ViT.*ResNet.*dino or simclr"):
         learner_for(config_of("mae"), create_model("resnet18", 1, 32))
+    hybrid = create_model("vit_tiny_r_s16_p8_224", 1, 64, {"depth": 1})
+    with pytest.raises(RecipeError, match=r"(?s)got: VisionTransformer with HybridEmbed.*dino or simclr"):
+        learner_for(config_of("mae"), hybrid)
+
+
+def test_the_decoder_takes_normalized_tokens_also_of_a_vit_with_average_pooling() -> None:
+    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4, global_pool="avg"))
+    assert isinstance(learner, MaeLearner)
+    _, tokens = learner.eval()._encoded(torch.randn(2, 3, 16, 16), torch.tensor([[0, 3], [1, 2]]))
+    torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.var(-1, correction=0), torch.ones(2, 2), atol=1e-2, rtol=0)
 
 
 def test_smaller_views_pass_through_a_vit_and_leave_it_as_it_was(tmp_path: Path) -> None:
@@ -188,8 +260,44 @@ def test_collapse_stops_the_training(tmp_path: Path, method: str) -> None:
     assert len((tmp_path / METRICS).read_text().splitlines()) >= 5  # a quarter of 20 steps
 
 
+def test_embeddings_that_are_nearly_alike_stop_the_training_where_a_head_spreads_them(tmp_path: Path) -> None:
+    """BYOL's batch normalization scales the least differences up."""
+    start = tiny_vit(patch_size=4)
+    norm: Any = start.module.norm
+    nn.init.constant_(norm.weight, 0.02)
+    nn.init.ones_(norm.bias)
+    with pytest.raises(TrainingError, match="got: embedding_spread"):
+        trained(tmp_path, config_of("byol", epochs=5, learning_rate=0, weight_decay=0), start)
+    row = json.loads((tmp_path / METRICS).read_text().splitlines()[-1])
+    assert row["spread"] > 0.1
+
+
+@pytest.mark.parametrize("said", ["one answer for all images", "a uniform answer for all images"])
+def test_answers_of_dino_that_do_not_depend_on_the_image_stop_the_training(tmp_path: Path, said: str) -> None:
+    config = config_of("dino", {"center_momentum": 1}, epochs=5, learning_rate=0, weight_decay=0)
+    learner = learner_for(config, tiny_vit(patch_size=4))
+    assert isinstance(learner, DinoLearner)
+    head: Any
+    if said.startswith("one"):
+        learner.center[1:] = 100.0
+    else:
+        for head in (learner.head, learner.teacher_head):
+            nn.init.constant_(head.prototypes, 1)
+    streams = [TrainingStream(blobs(), labelled=False)]
+    with pytest.raises(TrainingError, match=said):
+        fit(learner, streams, config, Context(work=tmp_path, workers=0), out=tmp_path, views=config.views)
+
+
+def test_dinos_outputs_are_cosines_of_each_sample_with_the_prototypes() -> None:
+    head = PrototypeHead(6, prototypes=5, hidden=8, bottleneck=4)
+    embeddings = torch.randn(2, 3, 6)
+    bottleneck = head.mlp(embeddings)
+    expected = nn.functional.cosine_similarity(bottleneck.unsqueeze(2), head.prototypes, dim=-1)
+    torch.testing.assert_close(head(embeddings), expected)
+
+
 def test_every_row_holds_the_measures_of_collapse(tmp_path: Path) -> None:
     trained(tmp_path, config_of("dino", epochs=1))
     rows = (tmp_path / METRICS).read_text().splitlines()
-    assert all(f'"{name}": ' in row for row in rows for name in ("entropy", "entropy_of_mean", "spread", "rank"))
+    assert all(f'"{name}": ' in row for row in rows for name in ("entropy", "spread", "rank", "embedding_rank"))
     assert not any('"top1"' in row for row in rows)

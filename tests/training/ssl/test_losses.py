@@ -35,13 +35,25 @@ def simclr_equation(first: Tensor, second: Tensor, temperature: float) -> float:
 def test_nt_xent_is_the_papers() -> None:
     views = drawn(2, 5, 4)
     expected = simclr_equation(views[0], views[1], 0.3)
-    assert float(losses.nt_xent(views, views, 0, 0.3)) == pytest.approx(expected, rel=1e-12)
+    assert float(losses.nt_xent(views, views, torch.arange(5), 0, 0.3)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_views_of_ones_own_image_from_another_pass_do_not_repel() -> None:
+    views, images = drawn(2, 3, 4), [7, 4, 7]  # the first and the third row are one image
+    z, terms = views.flatten(0, 1), []
+    for i, j in [(0, 3), (1, 4), (2, 5), (3, 0), (4, 1), (5, 2)]:
+        others = [k for k in range(6) if k == j or images[k % 3] != images[i % 3]]
+        scores = {k: math.exp(cosine(z[i], z[k]) / 0.3) for k in others}
+        terms.append(-math.log(scores[j] / sum(scores.values())))
+    found = losses.nt_xent(views, views, torch.tensor(images), 0, 0.3)
+    assert float(found) == pytest.approx(sum(terms) / 6, rel=1e-12)
 
 
 def test_nt_xent_of_the_ranks_is_that_of_the_whole_batch() -> None:
     views = drawn(2, 6, 4)
-    whole = losses.nt_xent(views, views, 0, 0.2)
-    parts = [losses.nt_xent(views[:, place : place + 2], views, place, 0.2) for place in (0, 2, 4)]
+    samples = torch.tensor([3, 1, 4, 1, 5, 9])
+    whole = losses.nt_xent(views, views, samples, 0, 0.2)
+    parts = [losses.nt_xent(views[:, place : place + 2], views, samples, place, 0.2) for place in (0, 2, 4)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
@@ -88,11 +100,14 @@ def test_byol_is_the_papers() -> None:
 
 def test_info_nce_is_the_papers() -> None:
     queries, keys, queue = drawn(3, 4), drawn(3, 4, seed=1), drawn(7, 4, seed=2)
+    is_own = torch.zeros(3, 7, dtype=torch.bool)
+    is_own[1, 2] = is_own[2, 6] = True
     terms = []
-    for query, key in zip(queries, keys, strict=True):
+    for query, key, left_out in zip(queries, keys, is_own, strict=True):
         own = math.exp(cosine(query, key) / 0.2)
-        terms.append(-math.log(own / (own + sum(math.exp(cosine(query, other) / 0.2) for other in queue))))
-    assert float(losses.info_nce(queries, keys, queue, 0.2)) == pytest.approx(sum(terms) / 3, rel=1e-12)
+        negatives = [math.exp(cosine(query, other) / 0.2) for other in queue[~left_out]]
+        terms.append(-math.log(own / (own + sum(negatives))))
+    assert float(losses.info_nce(queries, keys, queue, is_own, 0.2)) == pytest.approx(sum(terms) / 3, rel=1e-12)
 
 
 def test_measures_of_collapse() -> None:
