@@ -27,6 +27,7 @@ IN_WORDS = {
     "float8": "FP8 for TensorRT",
     "gaussian_mixture": "Gaussian mixture",
     "hybrid": "CoAtNet, 60 epochs",
+    "deit": "ViT, 80 epochs",
     "imagenet": "teacher, float32",
     "int4": "INT4 weights for TensorRT",
     "int8/body-a": "body a, INT8",
