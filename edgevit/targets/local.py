@@ -22,7 +22,6 @@ from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime
 from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
-from edgevit.targets.fresh_start import fresh_start
 from edgevit.targets.machine_meter import MachineMeter
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.nvidia_gpus import check_one_kind, no_answer, no_gpu
@@ -57,6 +56,8 @@ class LocalCpu:
         session = self._opener(model, options)()
         session.meters = (MachineMeter(),)
         if runtime_of(model) != TORCH.name:
+            from edgevit.targets.fresh_start import fresh_start
+
             session.starter = partial(fresh_start, model, options)
         yield session
 

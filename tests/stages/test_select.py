@@ -42,14 +42,14 @@ SHORT: dict[str, Any] = {"duration_s": 0.1, "data": "digits.test"}  # a recipe i
 @cache
 def trained() -> Artifact:
     """Five labels a class, learned by heart: far better than chance on other digits."""
-    model = workbench().run("train", "select-trained", **VIT, **LEARNED, epochs=60)
-    return workbench().run("export", "select-trained-onnx", model=model.id)
+    workbench().run("train", "select-trained", **VIT, **LEARNED, epochs=60)
+    return workbench().run("export", "select-trained-onnx", model="select-trained")
 
 
 @cache
 def untrained() -> Artifact:
-    model = workbench().run("load", "select-untrained", classes_of="digits.test", **VIT)
-    return workbench().run("export", "select-untrained-onnx", model=model.id)
+    workbench().run("load", "select-untrained", classes_of="digits.test", **VIT)
+    return workbench().run("export", "select-untrained-onnx", model="select-untrained")
 
 
 def test_the_trained_model_is_taken_as_it_is_and_later_stages_take_it(tmp_path: Path) -> None:

@@ -347,7 +347,9 @@ def test_an_agent_that_is_killed_is_started_again(play: Play, tmp_path: Path) ->
 def test_a_job_on_this_machine_ends_with_its_client(number: signal.Signals, play: Play, tmp_path: Path) -> None:
     play(PC)
     client = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, tmp_path / "job", tmp_path / "out"], stderr=subprocess.PIPE
+        [sys.executable, "-c", CLIENT, tmp_path / "job", tmp_path / "out"],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it, and its children too
     )
     job = number_in(tmp_path / "job")
     client.send_signal(number)
