@@ -18,7 +18,7 @@ from edgevit.artifacts import Artifact, Contents, InputRef, Json, ancestors
 from edgevit.configs import STAGES, Fewshot, Stage
 from edgevit.configs.fields import Purpose, purpose_of
 from edgevit.configs.renamed import current_stage
-from edgevit.configs.runtimes import RUNTIMES
+from edgevit.configs.runtimes import RUNTIMES, RuntimeInfo
 from edgevit.configs.training import Training
 from edgevit.version import __version__
 
@@ -165,6 +165,11 @@ def version_of(package: str) -> str | None:
         with suppress(PackageNotFoundError):
             return version(name)
     return None
+
+
+def title_with_version(runtime: RuntimeInfo) -> str:
+    """`ONNX Runtime 1.31.1`, as it is installed."""
+    return f"{runtime.title} {version_of(runtime.package)}"
 
 
 @cache

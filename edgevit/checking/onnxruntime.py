@@ -18,7 +18,7 @@ from edgevit.graphs.guard import graph_tool
 from edgevit.graphs.marks import marked, marks_in
 from edgevit.graphs.types import short_type_name
 from edgevit.model_file import RuntimeOptions
-from edgevit.provenance import version_of
+from edgevit.provenance import title_with_version
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
@@ -68,9 +68,7 @@ def optimize(graph: Graph, options: RuntimeOptions) -> OptimizedGraph:
     softmaxes = {index for node in optimized.nodes if node.op_type == "Softmax" for index in marks_in(node.name)}
     attending = {node.name for node in graph.attentions}
     unfused = [graph.nodes[index].name for index in sorted(softmaxes) if graph.nodes[index].name in attending]
-    return OptimizedGraph(
-        f"{ONNXRUNTIME.title} {version_of(ONNXRUNTIME.package)}", optimized, ran_as, got, tuple(unfused)
-    )
+    return OptimizedGraph(title_with_version(ONNXRUNTIME), optimized, ran_as, got, tuple(unfused))
 
 
 def optimized_or_refused(graph: Graph, options: RuntimeOptions) -> tuple[OptimizedGraph | None, str]:

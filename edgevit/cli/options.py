@@ -75,6 +75,17 @@ DataPath = Annotated[
     Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or with test/CLASS/*.jpg.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
+RecipeOut = Annotated[Path, typer.Option("--out", help="The recipe to write.")]
+SizeLimit = Annotated[
+    float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
+]
+Teacher = Annotated[str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")]
+PretrainedWeights = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Pretrained weights of a timm model, for teacher and student."),
+]
+Offline = Annotated[bool, flag("--offline", "Ask nothing of the network.")]
+Force = Annotated[bool, flag("--force", "Overwrite an existing file.")]
 Threads = Annotated[int, number("--threads", bounds.THREADS, "CPU threads of the runtime.")]
 Workers = Annotated[
     int | None,

@@ -114,6 +114,15 @@ def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
         raise RecipeError("the file cannot be written", where=out, got=got, next=f"give another {option}")
 
 
+def check_new_file(out: Path, force: bool) -> None:
+    """As `check_out`; a file that is already there is refused, too, unless it may be overwritten."""
+    from edgevit.errors import RecipeError
+
+    check_out(out)
+    if out.exists() and not force:
+        raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
+
+
 def write_text_whole(out: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all."""
     with whole_or_not_at_all(out) as part:

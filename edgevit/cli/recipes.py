@@ -11,9 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import JsonFlag, TargetName, Workers, default_of, flag, given_options, number
+from edgevit.cli.options import (
+    Force,
+    JsonFlag,
+    Offline,
+    PretrainedWeights,
+    RecipeOut,
+    SizeLimit,
+    TargetName,
+    Teacher,
+    Workers,
+    default_of,
+    flag,
+    given_options,
+    number,
+)
 from edgevit.cli.output import (
-    check_out,
+    check_new_file,
     echo,
     next_command,
     print_json,
@@ -144,13 +158,11 @@ def init(
         ),
     ] = None,
     target: TargetName = default_of("Profile", "target"),
-    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    out: RecipeOut = Path("recipe.yaml"),
     latency_ms: Annotated[
         float | None, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms; none by default.")
     ] = None,
-    size_mib: Annotated[
-        float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
-    ] = None,
+    size_mib: SizeLimit = None,
     min_accuracy: Annotated[
         float | None, number("--min-accuracy", bounds.FRACTION, "Budget: least top-1 accuracy on test images, 0 to 1.")
     ] = None,
@@ -166,14 +178,9 @@ def init(
             "--student", metavar="NAME", help="The student, by its timm name. The budget decides its image size."
         ),
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", metavar="FILE", help="Pretrained weights of a timm model, for teacher and student."),
-    ] = None,
-    offline: Annotated[bool, flag("--offline", "Ask nothing of the network.")] = False,
+    teacher: Teacher = None,
+    weights: PretrainedWeights = None,
+    offline: Offline = False,
     unlabelled: Annotated[
         Path | None, typer.Option("--unlabelled", metavar="FOLDER", help="Images without labels, to learn from.")
     ] = None,
@@ -189,7 +196,7 @@ def init(
         str | None,
         typer.Option("--recipe", metavar="NAME", help=f"Copy a recipe that comes with edgevit: {SHIPPED}."),
     ] = None,
-    force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Look at a folder of images, time students on the target, and write a recipe for them. Or copy a recipe.
 
@@ -200,9 +207,7 @@ def init(
     """
     from edgevit.errors import RecipeError
 
-    check_out(out)
-    if out.exists() and not force:
-        raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
+    check_new_file(out, force)
     if folder is not None and shipped is None:
         from edgevit.actions.doctor import training_device
         from edgevit.actions.init_recipe import InitOptions, recipe_for_folder

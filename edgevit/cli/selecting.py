@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from edgevit import bounds
-from edgevit.cli.options import JsonFlag, TargetName, default_of, flag, number
-from edgevit.cli.output import check_out, echo, next_command, print_json, terminal_context, write_text_whole
+from edgevit.cli.options import (
+    Force,
+    JsonFlag,
+    Offline,
+    PretrainedWeights,
+    RecipeOut,
+    SizeLimit,
+    TargetName,
+    Teacher,
+    default_of,
+    number,
+)
+from edgevit.cli.output import check_new_file, echo, next_command, print_json, terminal_context, write_text_whole
 
 
 def select(
@@ -17,9 +28,7 @@ def select(
         Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or train/, val/, test/ with such.")
     ],
     latency_ms: Annotated[float, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms.")],
-    size_mib: Annotated[
-        float | None, number("--size-mib", bounds.POSITIVE, "Budget: largest size of the model file, in MiB.")
-    ] = None,
+    size_mib: SizeLimit = None,
     target: TargetName = default_of("Profile", "target"),
     board: Annotated[
         str | None,
@@ -33,17 +42,12 @@ def select(
         int, number("--students", bounds.CANDIDATES, "Largest number of students that are trained and compared.")
     ] = 4,
     epochs: Annotated[int, number("--epochs", bounds.COUNT, "Epochs of each short training.")] = 8,
-    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    out: RecipeOut = Path("recipe.yaml"),
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="NAME", help="The teacher, by its timm name.")
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", metavar="FILE", help="Pretrained weights of a timm model, for teacher and student."),
-    ] = None,
-    offline: Annotated[bool, flag("--offline", "Ask nothing of the network.")] = False,
-    force: Annotated[bool, flag("--force", "Overwrite an existing file.")] = False,
+    teacher: Teacher = None,
+    weights: PretrainedWeights = None,
+    offline: Offline = False,
+    force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Select a student within a budget by short trainings, and write a recipe that trains it at full length.
@@ -60,9 +64,7 @@ def select(
     from edgevit.configs.targets import LOCAL_CPU
     from edgevit.errors import RecipeError
 
-    check_out(out)
-    if out.exists() and not force:
-        raise RecipeError("the file is already there", where=out, next="give another --out, or --force to overwrite it")
+    check_new_file(out, force)
     if board is not None and target != LOCAL_CPU:
         what = "a board is predicted, and a target is measured"
         raise RecipeError(what, got=f"--board {board} and --target {target}", next="give one of them")

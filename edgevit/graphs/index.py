@@ -31,6 +31,11 @@ class GraphIndex:
             for name in dict.fromkeys(node.input):
                 self.readers[name].append(node)
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each node in the order of the graph, by its name."""
+        return {node.name: place for place, node in enumerate(self.nodes)}
+
     def of_type(self, *operators: str) -> Iterator[NodeProto]:
         """Nodes of these operators, in the order of the graph."""
         return (node for node in self.nodes if node.op_type in operators)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from onnx import ModelProto, NodeProto
 
@@ -41,13 +41,12 @@ def sources_of(optimized: GraphIndex, source: Graph) -> dict[str, tuple[str, ...
     Args:
         optimized: what the runtime has made of `marked(source.model)`.
     """
-    order = {node.name: place for place, node in enumerate(source.nodes)}
-    named = [_named(node, source, order) for node in optimized.nodes]
+    named = [_named(node, source) for node in optimized.nodes]
     everywhere = set[int]().union(*named)
     told = []
     for node, own in zip(optimized.nodes, named, strict=True):
-        between = _between(node.output, {*node.input}, source, order, everywhere - own)
-        told.append(own | (_makers(node, source, order) - everywhere) | between)
+        between = _between(node.output, {*node.input}, source, everywhere - own)
+        told.append(own | (_makers(node, source) - everywhere) | between)
     return {
         node.name: tuple(source.nodes[place].name for place in places)
         for node, places in zip(optimized.nodes, completed(told, source), strict=True)
@@ -60,21 +59,19 @@ def shown_name(name: str, nodes: Sequence[str], source: Graph) -> str:
     return source.nodes[marks[0]].name if marks else next(iter(nodes), name)
 
 
-def _named(node: NodeProto, source: Graph, order: Mapping[str, int]) -> set[int]:
+def _named(node: NodeProto, source: Graph) -> set[int]:
     """The places of the source's nodes that a name tells, by marks or by a tensor."""
     made = source.maker.get(node.name.removesuffix(_OWN_LAYOUT)) if node.name.endswith(_OWN_LAYOUT) else None
-    return {*marks_in(node.name), *([order[made.name]] if made is not None else [])}
+    return {*marks_in(node.name), *([source.places[made.name]] if made is not None else [])}
 
 
-def _makers(node: NodeProto, source: Graph, order: Mapping[str, int]) -> set[int]:
+def _makers(node: NodeProto, source: Graph) -> set[int]:
     """The places of the source's nodes that make the tensors which a node makes. A change of layout makes none anew."""
     makers = [maker for name in node.output if (maker := source.maker.get(name)) is not None]
-    return {order[one.name] for one in makers if node.op_type not in _LAYOUTS or one.op_type == node.op_type}
+    return {source.places[one.name] for one in makers if node.op_type not in _LAYOUTS or one.op_type == node.op_type}
 
 
-def _between(
-    outputs: Iterable[str], inputs: Collection[str], source: Graph, order: Mapping[str, int], others: Collection[int]
-) -> set[int]:
+def _between(outputs: Iterable[str], inputs: Collection[str], source: Graph, others: Collection[int]) -> set[int]:
     """The places of the nodes that make `outputs` of `inputs` and constants; none if others have a part in it."""
     waiting, found = [name for name in outputs if name], set[int]()
     while waiting:
@@ -82,9 +79,9 @@ def _between(
         if name in inputs or name in source.constants:
             continue
         maker = source.maker.get(name)
-        if maker is None or order[maker.name] in others:
+        if maker is None or (place := source.places[maker.name]) in others:
             return set()
-        if order[maker.name] not in found:
-            found.add(order[maker.name])
+        if place not in found:
+            found.add(place)
             waiting += [read for read in maker.input if read]
     return found

@@ -21,7 +21,7 @@ def module_paths(graph: Graph) -> dict[str, str]:
     modules, the last before it and the first behind it: it is taken for a part of the module that holds both.
     """
     told = {node.name: _told(node, graph) for node in graph.nodes}
-    order = {node.name: place for place, node in enumerate(graph.nodes)}
+    order = graph.places
     before, behind = dict[str, str](), dict[str, str]()
     for node in graph.nodes:
         makers = (graph.maker[name] for name in node.input if name in graph.maker)

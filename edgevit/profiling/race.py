@@ -22,7 +22,7 @@ class Comparison:
 
     Attributes:
         confidence: that the interval holds the ratio. `confidence_of_each` gives it from the number of models.
-        of_starts: the ratio of each start, of which `ratio` is the typical one.
+        of_starts: the ratio of each start; `ratio` is their typical value.
     """
 
     a: Measurement

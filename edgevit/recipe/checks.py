@@ -295,7 +295,7 @@ def _no_choice(select: Select, name: str, kinds: Mapping[str, Kind]) -> Problem 
 
 
 def _nothing_to_compare_by(name: str, recipe: Recipe) -> Problem | None:
-    """Images without labels, of which no accuracy can be measured."""
+    """Images without labels. No accuracy can be measured on them."""
     if not _has_no_labels(name, recipe):
         return None
     return Problem(f"'{name}' has no labels, by which select compares models", "a role with labels, such as NAME.val")

@@ -48,17 +48,13 @@ def run(config: Select, inputs: Mapping[str, Artifact], context: Context, out: P
         "dropped": [{"id": name, "reason": reason} for name, reason in {**context.dropped, **refused}.items()],
     }
     # The digest of the winner stands for its metrics, some of which vary between machines.
-    own = {"precision": won.metrics["precision"]} if won.manifest.model_file else {}
+    own = {"passes_on": won.digest}
+    if won.manifest.model_file:
+        own["precision"] = won.metrics["precision"]
     return Contents(
         won.kind,
-        metrics={**own, "passes_on": won.digest},
-        log_metrics={
-            **won.metrics,
-            **own,
-            "passes_on": won.digest,
-            "selected": selection.winner.id,
-            "selection": record,
-        },
+        metrics=own,
+        log_metrics={**won.metrics, **own, "selected": selection.winner.id, "selection": record},
         io=won.io,
         model_file=won.manifest.model_file,
         passed_on=f"models.{config.models.index(selection.winner.id)}",

@@ -55,7 +55,7 @@ class Counters:
 
 
 def measured_beside(root: Path, others: float) -> Measurement:
-    """A measurement on a machine of two processors, of which other programs keep so many busy."""
+    """A measurement on a machine of two processors. Other programs keep `others` processors busy."""
     counters = Counters(root, others)
 
     def work() -> None:

@@ -36,7 +36,7 @@ from edgevit.profiling.layer_times import (
     run_profiled,
     times_by_layer,
 )
-from edgevit.provenance import version_of
+from edgevit.provenance import title_with_version
 from edgevit.runtimes.base import Arrays
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 
@@ -69,7 +69,7 @@ def times_in_onnxruntime(
         runs = list(runs_in(Path(session.end_profiling()), names, path))[-len(profiled.samples_ms) :]
     layers = _layers(runs, optimized, source)
     profiled = replace(profiled, samples_ms=profiled.samples_ms[-len(runs) :])  # the profiler has a limit of its own
-    runtime = f"{ONNXRUNTIME.title} {version_of(ONNXRUNTIME.package)}"
+    runtime = title_with_version(ONNXRUNTIME)
     times = layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
     return replace(times, is_in_microseconds=True)
 

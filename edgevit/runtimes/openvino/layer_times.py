@@ -31,7 +31,7 @@ from edgevit.profiling.layer_times import (
     layer_times,
     run_profiled,
 )
-from edgevit.provenance import version_of
+from edgevit.provenance import title_with_version
 from edgevit.runtimes.base import Arrays
 from edgevit.runtimes.openvino.session import CANNOT_LOAD, compiled, core, explained
 
@@ -70,7 +70,7 @@ def times_in_openvino(
     without_warmup = replace(plain.plan, warmup_s=0)
     profiled = run_profiled(lambda: request.infer(feed), without_warmup, plain, len(before))
     layers = _layers(before, _counters(request), len(profiled.samples_ms), kernels_of(network, source), source)
-    runtime = f"{OPENVINO.title} {version_of(OPENVINO.package)}"
+    runtime = title_with_version(OPENVINO)
     times = layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
     return replace(times, statistic="mean", is_in_microseconds=True)
 
@@ -131,9 +131,8 @@ def kernels_of(network: openvino.CompiledModel, source: Graph) -> dict[str, Kern
 
 def _places(names: str, source: Graph) -> set[int]:
     """The places of the nodes of a kernel, by their marks, or by the outputs of the graph that they make."""
-    order = {node.name: place for place, node in enumerate(source.nodes)}
     makers = (source.maker.get(name.removesuffix("_original")) for name in names.split(","))
-    return {*marks_in(names), *(order[maker.name] for maker in makers if maker is not None)}
+    return {*marks_in(names), *(source.places[maker.name] for maker in makers if maker is not None)}
 
 
 def _rt_info(node: openvino.Node, key: str) -> str:

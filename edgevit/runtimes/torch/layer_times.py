@@ -24,7 +24,7 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.models.modes import eval_mode
 from edgevit.profiling import Measurement, Work
 from edgevit.profiling.layer_times import LayerTime, LayerTimes, layer_times, mean_and_median, run_profiled
-from edgevit.provenance import version_of
+from edgevit.provenance import title_with_version
 
 RANGE, RUN = "edgevit module ", "edgevit run"
 OPERATORS_A_MODULE = 8  # about so many times a run does the profiler keep for each module
@@ -59,7 +59,7 @@ def times_in_torch(module: nn.Module, images: torch.Tensor, threads: int, plain:
         _layer(name, kinds, [run.get(name, 0.0) for run in runs], moved.get(name), macs.get(name, 0))
         for name in [*(name for name in kinds if name in names), BETWEEN]
     ]
-    runtime = f"{TORCH.title} {version_of(TORCH.package)}"
+    runtime = title_with_version(TORCH)
     return layer_times(layers, profiled, plain, LOCAL_CPU, runtime, threads)
 
 
