@@ -10,7 +10,7 @@ import pytest
 from edgevit.artifacts import Artifact
 from edgevit.compression import latency_search
 from edgevit.context import Context
-from edgevit.errors import ParityError, TargetError
+from edgevit.errors import ParityError, RecipeError, TargetError
 from edgevit.profiling import MeasurePlan, loop
 from edgevit.targets import base
 from tests.said import Said
@@ -72,7 +72,7 @@ def test_the_largest_share_whose_engine_is_fast_enough(board: Board, monkeypatch
 def test_no_share_of_an_engine_is_that_fast(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_search, "check_is_measured", lambda *_: None)
     board.standin.vary("small-is-fast")
-    with pytest.raises(latency_search.RecipeError, match="cannot make the model so fast"):
+    with pytest.raises(RecipeError, match="cannot make the model so fast"):
         pruned(share=0.01)
 
 
