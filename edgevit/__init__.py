@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         run,
     )
     from edgevit.api.model import Model, Prediction
-    from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
+    from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.checking.timed_layers import TimedModel
     from edgevit.errors import EdgevitError
     from edgevit.latency_model.estimate import Estimate
@@ -45,6 +45,7 @@ __all__ = [
     "EdgevitError",
     "Estimate",
     "Evaluation",
+    "FeatureEvaluation",
     "FewShotEvaluation",
     "Latency",
     "Model",
@@ -79,7 +80,7 @@ _HOMES = {
         "profile", "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
-    "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
+    "edgevit.api.results": ("Evaluation", "FeatureEvaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
     "edgevit.checking.timed_layers": ("TimedModel",),

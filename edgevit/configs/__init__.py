@@ -15,7 +15,7 @@ from edgevit.configs.datasets import (
     Splits,
     WebDataset,
 )
-from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
+from edgevit.configs.evaluation import CORRUPTIONS, OF_NEW_HEADS, Corruption, Evaluate
 from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     OPSET,
@@ -83,6 +83,7 @@ __all__ = [
     "HEAD_METHODS",
     "HEAD_TEACHERS",
     "OBJECTIVES",
+    "OF_NEW_HEADS",
     "OPSET",
     "STAGES",
     "AttentionTransfer",
