@@ -45,6 +45,7 @@ from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage, kinds_of
 from edgevit.configs.stages import (
     STAGES,
+    Attention,
     Bundle,
     Check,
     Compile,
@@ -86,6 +87,7 @@ __all__ = [
     "OF_NEW_HEADS",
     "OPSET",
     "STAGES",
+    "Attention",
     "AttentionTransfer",
     "Augmentation",
     "Budget",

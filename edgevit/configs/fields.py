@@ -146,7 +146,7 @@ class Added:
     """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
 
 
-MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
+MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check", "attention")
 
 LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
 AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
@@ -155,6 +155,7 @@ CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_l
 ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
 AnswersComparedOn = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
 JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
+LookedAt = Annotated[str, Takes(("dataset",), "judged by")]  # with or without labels
 NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]
 OnnxRef = Annotated[str, Takes(("onnx",))]

@@ -18,6 +18,7 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import read_predictions
 from edgevit.report import plots, text
+from edgevit.report.attention import pictures_beside
 from edgevit.report.device import telemetry_of
 from edgevit.report.features import neighbors_of
 from edgevit.report.variants import Lineup, Variant
@@ -80,6 +81,8 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         features=[_of_features(group) for group in report["features"]],
         measures_note=text.MEASURES_NOTE,
         neighbors=[_neighbors(evaluation, queries) for evaluation, queries in neighbors_of(lineup)],
+        attention=[_attention(*group) for group in zip(report["attention"], pictures_beside(lineup), strict=True)],
+        attention_note=text.ATTENTION_NOTE,
         check_header=text.CHECK_HEADER,
         check_rows=text.check_rows(report["tensorrt"]),
         check_notes=text.check_notes(report["tensorrt"]),
@@ -296,6 +299,23 @@ def _neighbors(evaluation: Artifact, queries: Sequence[Json]) -> Json:
                 ],
             }
             for query in queries
+        ],
+    }
+
+
+def _attention(group: Mapping[str, Any], pictures: Sequence[Json]) -> Json:
+    """Models beside each other, each with its maps and the distances of its heads."""
+    return {
+        "title": text.attention_title(group),
+        "models": [
+            {
+                **shown,
+                "id": model["id"],
+                "caption": text.attention_caption(model),
+                "plot": plots.attention_distances(f"attention-{number}", model) if model["layers"] else None,
+                "mean_px": [sum(layer["distances_px"]) / len(layer["distances_px"]) for layer in model["layers"]],
+            }
+            for number, (model, shown) in enumerate(zip(group["models"], pictures, strict=True))
         ],
     }
 

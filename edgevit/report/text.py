@@ -165,6 +165,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
         *(text for group in report["features"] for text in _of_features(group)),
+        *(text for group in report["attention"] for text in _attention(group)),
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
@@ -346,6 +347,50 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     rows = [header, *((name, *map(plus_minus, shares)) for name, shares in episode_rows(group))]
     yield from _in_tables(rows)
     yield _paragraph(episode_note(group))
+
+
+ATTENTION_NOTE = (
+    "Maps: attention of the query to each patch in the last layer, from 0 (dark) to the largest value of the map "
+    "(bright). Distances: mean pixels between a patch and the patches that it attends to, a point a head (Dosovitskiy "
+    "et al. 2021, figure 11). Position embeddings: a tile a patch, with its cosines with those of all patches, "
+    "from -1 (dark) to 1 (bright) (figure 7). Filters: gray is 0. Attention does not prove what decides an answer."
+)
+
+
+def attention_title(group: Mapping[str, Any]) -> str:
+    return f"Attention on {group['images']:,} images of {group['data']}"
+
+
+def attention_caption(model: Mapping[str, Any]) -> str:
+    """The layer and the query of a model's maps."""
+    if not model["layers"]:
+        return "No layer with attention between all patches can be read."
+    last, (rows, columns) = model["layers"][-1], model["layers"][-1]["grid"]
+    heads = len(last["distances_px"])
+    return f"Layer {last['name']}, {heads} heads, {rows} × {columns} patches. Query: {model['query']}."
+
+
+def _attention(group: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md: the mean distance of each layer."""
+    models = [model for model in group["models"] if model["layers"]]
+    if not models:
+        return
+    yield f"## {attention_title(group)}"
+    yield "Mean distance between a patch and the patches that it attends to, in pixels:"
+    depth = max(len(model["layers"]) for model in models)
+    rows = [
+        (f"layer {number + 1}", *(_mean_distance(model["layers"], number) for model in models))
+        for number in range(depth)
+    ]
+    yield from _in_tables([("layer", *(model["id"] for model in models)), *rows])
+    yield "The attention maps are in report.html."
+
+
+def _mean_distance(layers: Sequence[Mapping[str, Any]], number: int) -> str:
+    if number >= len(layers):
+        return NOT_MEASURED
+    distances = layers[number]["distances_px"]
+    return f"{sum(distances) / len(distances):.1f}"
 
 
 FEATURE_HEADER = ("labels", "head", "mean top-1", "95% interval")

@@ -125,6 +125,7 @@ class Lineup:
             classes.
         featured: the evaluations of heads on frozen features (`protocol: knn`, `linear`), in the order of the recipe.
         checks: the checks by NVIDIA's builder, in the order of the recipe.
+        attentions: the results of the stages `attention`, in the order of the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -140,6 +141,7 @@ class Lineup:
     episodic: tuple[Artifact, ...]
     featured: tuple[Artifact, ...]
     checks: tuple[Artifact, ...]
+    attentions: tuple[Artifact, ...]
 
     @property
     def of_other_head(self) -> bool:
@@ -209,6 +211,7 @@ def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -
         tuple(filter(is_over_episodes, measurements)),
         tuple(filter(is_of_features, measurements)),
         tuple(measurement for measurement in measurements if measurement.kind == "check"),
+        tuple(measurement for measurement in measurements if measurement.kind == "attention"),
     )
 
 
