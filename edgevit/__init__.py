@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.checking.timed_layers import TimedModel
     from edgevit.errors import EdgevitError
+    from edgevit.evaluation.mask_overlap import mask_overlap
     from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "first_difference",
     "layer_times",
     "load",
+    "mask_overlap",
     "profile",
     "quantize",
     "run",
@@ -85,6 +87,7 @@ _HOMES = {
     "edgevit.actions.first_difference": ("Difference",),
     "edgevit.checking.timed_layers": ("TimedModel",),
     "edgevit.errors": ("EdgevitError",),
+    "edgevit.evaluation.mask_overlap": ("mask_overlap",),
     "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip
 

@@ -150,11 +150,8 @@ def _write_neighbors(
 
 
 def _write(record: FeatureRecord, metrics: Json, shown: list[Json], out: Path) -> None:
-    np.savez_compressed(
-        out / "features.npz",
-        sample_ids=np.array(record.sample_ids, dtype=np.str_),
-        labels=record.labels,
-        **{f"predicted_{number}": head.predicted for number, head in enumerate(record.heads)},
-    )
+    predicted: Json = {f"predicted_{number}": head.predicted for number, head in enumerate(record.heads)}
+    names = np.array(record.sample_ids, dtype=np.str_)
+    np.savez_compressed(out / "features.npz", sample_ids=names, labels=record.labels, **predicted)
     summary = {"classes": record.classes, **metrics, "neighbors": shown}
     (out / RECORD).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -103,7 +103,7 @@ def nearest_neighbors_probe(neighbors: Sequence[int], temperature: float) -> Pro
 def _votes(labels: Labels, weights: Floats, num_classes: int) -> Floats:
     """The sum of the weights of each class's votes, (queries, classes), from votes (queries, k)."""
     cells = np.arange(len(labels))[:, np.newaxis] * num_classes + labels
-    votes = np.bincount(cells.ravel(), weights.ravel(), minlength=len(labels) * num_classes)
+    votes: Floats = np.bincount(cells.ravel(), weights.ravel(), len(labels) * num_classes).astype(np.float64)
     return votes.reshape(len(labels), num_classes)
 
 

@@ -103,7 +103,7 @@ def _record(
     of_patches = weights[:, :, prefix:, prefix:]
     of_query = weights[:, :, 0, prefix:] if has_class_token else of_patches.mean(2)
     shares = of_patches / of_patches.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    layer.maps += [*of_query.unflatten(-1, grid).float().cpu()]
+    layer.maps += [*of_query.reshape(*of_query.shape[:2], *grid).float().cpu()]
     layer.distances_px += [*(shares * between).sum(-1).mean(-1).float().cpu()]
 
 
@@ -139,7 +139,7 @@ def position_similarity(model: nn.Module) -> Tensor | None:
         return None
     patches = embedding.detach().double()[0, -grid[0] * grid[1] :]
     directions = nn.functional.normalize(patches, dim=-1)
-    return (directions @ directions.T).unflatten(0, grid).unflatten(-1, grid)
+    return (directions @ directions.T).reshape(*grid, *grid)
 
 
 def first_filters(model: nn.Module) -> Tensor | None:

@@ -21,6 +21,7 @@ FILTERS_IN_A_ROW = 7
 COLORS = "viridis"
 
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.floating]
 
 
 def attention_beside(models: Lineup) -> list[Json]:
@@ -86,23 +87,23 @@ def _rows(attention: Artifact, shown: Sequence[Mapping[str, Any]], maps: NDArray
     ]
 
 
-def map_picture(attention: NDArray[np.float32]) -> Bytes:
+def map_picture(attention: Floats) -> Bytes:
     """Attention to each patch as colors, a pixel a patch, (rows, columns, 3): from 0 to the map's largest value."""
     return _colored(attention / max(float(attention.max()), 1e-12))
 
 
-def positions_picture(similarity: NDArray[np.float32]) -> Bytes:
+def positions_picture(similarity: Floats) -> Bytes:
     """Cosines (rows, columns, patch rows, patch columns) as a grid of tiles, from −1 to 1."""
     return _tiled(_colored((similarity + 1) / 2), similarity.shape[1])
 
 
-def filters_picture(filters: NDArray[np.float32]) -> Bytes:
+def filters_picture(filters: Floats) -> Bytes:
     """Filters (n, height, width, 3) as tiles of colors. Gray is 0; each tile has its own scale."""
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     return _tiled(np.round(127.5 + 127.5 * filters / np.maximum(largest, 1e-12)).astype(np.uint8), FILTERS_IN_A_ROW)
 
 
-def _colored(shares: NDArray[np.float32]) -> Bytes:
+def _colored(shares: Floats) -> Bytes:
     colors: Bytes = mpl.colormaps[COLORS](shares, bytes=True)[..., :3]
     return colors
 

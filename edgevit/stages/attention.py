@@ -49,7 +49,8 @@ def run(config: Attention, inputs: Mapping[str, Artifact], context: Context, out
         "positions": _positions(position_similarity(built.module)),
         "filters": filters,
     }
-    np.savez_compressed(out / ARRAYS, **{name: array for name, array in arrays.items() if array is not None})
+    stored: Json = {name: array for name, array in arrays.items() if array is not None}
+    np.savez_compressed(out / ARRAYS, **stored)
     record = {
         "query": "class token" if has_class_token else "mean over all patches",
         "input_px": [height, width],
@@ -88,7 +89,8 @@ def _positions(similarity: torch.Tensor | None) -> NDArray[np.float32] | None:
         np.unique(np.linspace(0, side - 1, min(side, MOST_POSITIONS)).round().astype(int))
         for side in similarity.shape[:2]
     )
-    return similarity.numpy()[np.ix_(rows, columns)].astype(np.float32)
+    chosen: NDArray[np.float32] = similarity.numpy()[np.ix_(rows, columns)].astype(np.float32)
+    return chosen
 
 
 def _components(filters: torch.Tensor | None) -> tuple[NDArray[np.float32] | None, float | None]:

@@ -28,14 +28,14 @@ def images(count: int = 3, side: int = SIDE) -> torch.Tensor:
 
 
 def recorded(model: torch.nn.Module, batches: list[torch.Tensor]):
-    with torch.no_grad(), recorded_attention(model, tuple(batches[0].shape[2:])) as layers:
+    with torch.no_grad(), recorded_attention(model, (batches[0].shape[2], batches[0].shape[3])) as layers:
         outputs = [model(batch) for batch in batches]
     return list(layers.values()), torch.cat(outputs)
 
 
 def weights_by_hand(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """The attention of the last block, (N, heads, tokens, tokens) float64, from its queries and keys."""
-    entering = {}
+    entering: dict[str, torch.Tensor] = {}
     block = model.blocks[-1]
     hook = block.norm1.register_forward_hook(lambda _, __, output: entering.update(tokens=output))
     with torch.no_grad():
