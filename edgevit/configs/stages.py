@@ -434,6 +434,12 @@ class Profile(OnTarget):
         "the latency is invalid.",
     )
 
+    layers: Annotated[bool, Added()] = Field(
+        False,
+        description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
+        "part of the model, and the roofline.",
+    )
+
     def runtime_on(self, target: str) -> str | None:
         """The runtime that opens the model, if the stage names it."""
         return self.runtime

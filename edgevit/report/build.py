@@ -16,6 +16,7 @@ from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
+from edgevit.report.layer_times import layer_times_json
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
@@ -71,6 +72,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "learned_from": learned_from(models),
         "corruptions": under_corruption(models),
         "episodes": over_episodes(models),
+        "layer_times": layer_times_json(models),
         "tensorrt": before_tensorrt(models),
     }
 

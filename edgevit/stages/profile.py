@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
+from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed, timed_in
 from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
@@ -24,6 +26,9 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     with target_for(config.target, context).open(model, options) as session:
         measured = valid_measurement(lambda: session.measure(_plan(config)), config.retry_s, context.progress.say)
         measured = session.with_start(measured)
+        if config.layers:
+            timed = timed_in(session, model, _plan(config), options.threads_here, context.progress.say)
+            (out / TIMES_FILE).write_bytes(json_of_timed(replace(timed, path=Path(model.id))))
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
     for warning in measured.warnings:

@@ -18,7 +18,8 @@ from edgevit.profiling.layer_times import LayerTime, LayerTimes
 from edgevit.profiling.roofline import Peaks
 from edgevit.report import plots
 from edgevit.report.inspection import inspection_page
-from edgevit.report.layer_times import HEADERS, cells, longest, sentences, times_page
+from edgevit.report.layer_times import HEADERS, cells, longest, sentences
+from edgevit.report.layer_times_page import times_page
 from edgevit.runtimes import peaks as room
 from tests.small_models import checkpoint, float_onnx, int8_onnx
 from tests.test_files import run
