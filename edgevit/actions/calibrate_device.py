@@ -19,7 +19,7 @@ from edgevit.artifacts import sha256_of_file
 from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
 from edgevit.context import Context
-from edgevit.errors import ArtifactError, RecipeError
+from edgevit.errors import ArtifactError, ModelRefused, RecipeError
 from edgevit.graphs.files import read_onnx
 from edgevit.latency_model.calibration import FEWEST_MODELS, CalibratedForm, fitted_form
 from edgevit.latency_model.kernels import kernels_of
@@ -41,7 +41,7 @@ PRECISIONS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredUnits:
     """The latency of a model on a target, and its units."""
 
     name: str
@@ -54,30 +54,40 @@ def calibrated_forms(
 ) -> list[CalibratedForm]:
     """Measure models of the catalogue on a target, and fit its unit costs in each precision.
 
-    A model whose measurement stays invalid, or that cannot be exported, is left out, with a line that says so.
-
     Args:
         precisions: float32 and int8, or one of them.
         models: names of the catalogue.
 
     Raises:
         RecipeError: too few models.
-        TargetError: the target is not there, does not run the runtime, or replays its times, or too many models are
-            left out.
+        TargetError: as `measured_models`, or too many models are left out.
     """
     if len(models) < FEWEST_MODELS:
         raise RecipeError("too few models to fit a prediction", got=len(models), expected=f"at least {FEWEST_MODELS}")
-    on = target_for(target, context)
-    info = on.describe(runtime)
-    measured = defaultdict[str, list[Measured]](list)
+    info = target_for(target, context).describe(runtime)
+    measured = measured_models(target, runtime, threads, precisions, models, context)
+    return [_fitted(runtime, precision, threads, info, measured[precision]) for precision in precisions]
+
+
+def measured_models(
+    target: str, runtime: str, threads: int, precisions: Sequence[str], models: Sequence[str], context: Context
+) -> dict[str, list[MeasuredUnits]]:
+    """The latencies of models of the catalogue on a target, by precision.
+
+    A model whose measurement stays invalid, or that cannot be exported, is left out, with a line that says so.
+
+    Raises:
+        TargetError: the target is not there, does not run the runtime, or replays its times.
+    """
+    on, measured = target_for(target, context), {precision: list[MeasuredUnits]() for precision in precisions}
     for place, name in enumerate(models, 1):
         context.progress.say(f"[{place}/{len(models)}] {name}")
         try:
             for precision, row in _measured(name, on, runtime, threads, precisions, context):
                 measured[precision].append(row)
-        except ArtifactError as error:
+        except (ArtifactError, ModelRefused) as error:
             context.progress.say(f"    left out: {error.what}")
-    return [_fitted(runtime, precision, threads, info, measured[precision]) for precision in precisions]
+    return measured
 
 
 def forms_of_receipts(target: str, folder: Path) -> list[CalibratedForm]:
@@ -90,13 +100,13 @@ def forms_of_receipts(target: str, folder: Path) -> list[CalibratedForm]:
         ArtifactError: there are no receipts, or one is of another file or target, or invalid.
         TargetError: the times are replayed, or there are too few receipts.
     """
-    rows = defaultdict[tuple[str, str, int], list[Measured]](list)
+    rows = defaultdict[tuple[str, str, int], list[MeasuredUnits]](list)
     infos: dict[tuple[str, str, int], TargetInfo] = {}
     for file in sorted(folder.glob("*.onnx")):
         receipt = Receipt.read(file.with_suffix(".json"))
         latency = _checked(receipt, file, target)
         key = latency.runtime, latency.precision or "float32", latency.threads or 1
-        rows[key].append(Measured(file.stem, _units(file), latency.p50_ms))
+        rows[key].append(MeasuredUnits(file.stem, _units(file), latency.p50_ms))
         infos[key] = TargetInfo(
             name=target, runtime=latency.runtime, versions=receipt.conditions.get("versions") or {}, hardware={}
         )
@@ -124,7 +134,7 @@ def checked_precisions(names: Sequence[str], where: str) -> list[str]:
 
 def _measured(
     name: str, on: Target, runtime: str, threads: int, precisions: Sequence[str], context: Context
-) -> Iterator[tuple[str, Measured]]:
+) -> Iterator[tuple[str, MeasuredUnits]]:
     """The model in each precision, as far as its measurement is valid."""
     size = next(entry.default_size for entry in catalogue.read() if entry.name == name)
     student = Student(model=name, image_size=size, num_classes=CLASSES)
@@ -138,7 +148,7 @@ def _measured(
                 context.progress.say(f"    {precision}: left out, because it stayed invalid: {taken.invalid[0]}")
                 continue
             context.progress.say(f"    {precision}: {p50_ms:.3g} ms")
-            yield precision, Measured(f"{name} at {size} px", _units(candidate.file), p50_ms)
+            yield precision, MeasuredUnits(f"{name} at {size} px", _units(candidate.file), p50_ms)
 
 
 def _units(file: Path) -> Floats:
@@ -146,7 +156,7 @@ def _units(file: Path) -> Floats:
 
 
 def _fitted(
-    runtime: str, precision: str, threads: int, info: TargetInfo, measured: Sequence[Measured]
+    runtime: str, precision: str, threads: int, info: TargetInfo, measured: Sequence[MeasuredUnits]
 ) -> CalibratedForm:
     names, times_ms = [row.name for row in measured], [row.p50_ms for row in measured]
     units = np.array([row.units for row in measured])

@@ -12,10 +12,12 @@ from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.tensors import inputs_of
 from edgevit.latency_model.boards import board_rates, name_in_mode
-from edgevit.latency_model.calibration import calibration_of
+from edgevit.latency_model.calibration import Calibration, calibration_of
 from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.own_target import estimate_on_target
+from edgevit.targets.boards.table import BOARD_NAMES
+from edgevit.targets.named import targets_by_name
 
 
 def option(argument: str) -> str:
@@ -61,6 +63,7 @@ def estimated_latency(
             what = f"{'a calibrated target' if calibration else 'a board of the table'} does not take this"
             raise RecipeError(what, where=place(argument), got=value, next="leave it out")
     if calibration is None:  # a wrong name is refused before the file is read
+        _check_is_no_target(board, folder, place("board"))
         board_rates(name_in_mode(board, power_mode, place("power_mode")), place("board"))
     model = read_onnx(file)
     first = next((size for value in inputs_of(model) for size in value.type.tensor_type.shape.dim), None)
@@ -71,15 +74,30 @@ def estimated_latency(
         raise RecipeError(what, where=where, got=batch_size, expected=fixed, next=next_step)
     graph = graph_of(for_batch_of(model, 1), file)
     plan = kernels_of(graph, fixed or 1)
-    asked = _precision(graph, precision, "float16" if calibration is None else "float32", place("precision"))
+    asked = _precision(graph, precision, default_precision(calibration), place("precision"))
     size = batch_size or fixed or 1
     if calibration is not None:
+        if asked == "int8" and graph.quantized_precision is None:
+            what = "the file has no Q/DQ pairs, which say what runs in INT8"
+            raise RecipeError(what, where=place("precision"), got=asked, next="give the file that `quantize` wrote")
         return estimate_on_target(
             plan, calibration, asked, batch_size=size, runtime=runtime, threads=threads, where=file
         )
     return estimate_of(
         plan, board, asked, batch_size=size, power_mode=power_mode, tensorrt=tensorrt, where=file, place=place
     )
+
+
+def default_precision(calibration: Calibration | None) -> str:
+    """Of a file without Q/DQ pairs: float32 on a calibrated target, and float16 on a board."""
+    return "float16" if calibration is None else "float32"
+
+
+def _check_is_no_target(board: str, folder: Path | None, where: str) -> None:
+    """Raise RecipeError if the name is that of a target, which is not calibrated."""
+    if board not in BOARD_NAMES and board in targets_by_name(folder):
+        next_step = f"edgevit devices calibrate {board}"
+        raise RecipeError("the target is not calibrated", where=where, got=board, next=next_step)
 
 
 def _precision(graph: Graph, asked: str | None, default: str, where: str) -> str:

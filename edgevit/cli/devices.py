@@ -12,7 +12,7 @@ from edgevit import bounds
 from edgevit.cli.commands import Command, SubcommandGroup, help_of
 from edgevit.cli.findings import print_findings
 from edgevit.cli.options import JsonFlag, Threads, default_of, flag, number, separated
-from edgevit.cli.output import echo, next_command, print_json, print_table, say_note
+from edgevit.cli.output import echo, next_command, print_json, print_table, say, say_note
 
 if TYPE_CHECKING:
     from edgevit.latency_model.calibration import CalibratedForm
@@ -258,15 +258,16 @@ def _print_fit(form: CalibratedForm) -> None:
 
     echo(f"{RUNTIMES[form.runtime].title}, {form.precision}, threads: {form.threads}")
     rows = [
-        (model.name, milliseconds(model.p50_ms), milliseconds(model.left_out_ms), f"{ratio - 1:+.0%}")
+        (model.name, milliseconds(model.p50_ms), milliseconds(model.left_out_ms), f"{ratio - 1:+.1%}")
         for model, ratio in zip(form.models, form.ratios, strict=True)
     ]
     print_table(("model", "measured", "left out", "error"), rows)
     factor = form.factor(0.9)
-    echo(
+    say(
         f"left out: predicted by a fit to the other models. Median error {form.median_error:.1%}, largest "
-        f"{form.largest_error:.0%}. The 90% interval is a factor of {factor:.2f} on both sides.\n"
+        f"{form.largest_error:.0%}. The 90% interval is a factor of {factor:.2f} on both sides"
     )
+    echo("")
 
 
 def _file(is_projects: bool) -> Path:

@@ -24,9 +24,7 @@ def estimate(
     ],
     precision: Annotated[
         str | None,
-        typer.Option(
-            "--precision", help="float32, float16 or int8; by default that of the file, or float16 on a board."
-        ),
+        typer.Option("--precision", help="float32, float16 or int8; by default the file's, and float16 on a board."),
     ] = None,
     tensorrt: Annotated[
         str | None,
