@@ -34,7 +34,7 @@ from edgevit.selection.records import Student
 from edgevit.selection.timing import untrained_forms
 from edgevit.targets import Target, check_is_measured, target_for
 
-PLAN = MeasurePlan(warmup_s=0.3, duration_s=1.0, min_runs=20)
+PLAN = MeasurePlan(warmup_s=0.3, most_warmup_s=3.0, duration_s=1.0, min_runs=20, is_watched=True)
 RETRY_S = 10.0  # for which a disturbed measurement is repeated
 CLASSES = 1000
 PRECISIONS = ("float32", "int8")

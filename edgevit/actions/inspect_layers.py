@@ -74,4 +74,6 @@ def timed_model(
         raise TargetError("an engine tells its layers by itself", where=opened.id, next="edgevit inspect shows them")
     plan = MeasurePlan(batch_size=batch_size or fixed_batch(opened.io) or 1)
     with target_for(target, context).open(opened, SessionOptions(threads=threads or 1)) as session:
-        return timed_in(session, opened, plan, threads or 1, context.progress.say)
+        timed = timed_in(session, opened, plan, threads or 1, context.progress.say)
+    assert timed is not None  # every runtime on the CPU tells them
+    return timed

@@ -15,8 +15,6 @@ from edgevit.checking.layers import kernels_of_engine
 from edgevit.checking.plan import Kernel
 from edgevit.checking.shapes import for_batch_of
 from edgevit.configs.runtimes import TENSORRT, TORCH
-from edgevit.configs.targets import LOCAL_CPU
-from edgevit.errors import TargetError
 from edgevit.graphs.cost import macs
 from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.graph import INTEGER_PRODUCTS, OPERANDS, UNCOUNTED, Graph
@@ -119,9 +117,9 @@ class TimedModel:
 
     @property
     def by_part(self) -> dict[str, float]:
-        """The time (ms) of each part of the model, in the order of execution; "" where the module is not known."""
+        """The time (ms) of each part of the model, in the order of execution; "" of unknown modules is last."""
         parts = defaultdict[str, float](float)
-        for layer in self.layers:
+        for layer in sorted(self.layers, key=lambda layer: not layer.part):
             parts[layer.part] += layer.ms
         return dict(parts)
 
@@ -158,8 +156,8 @@ def timed_of_json(content: bytes) -> TimedModel:
 
 def timed_in(
     session: Session, model: Artifact, plan: MeasurePlan, threads: int, say: Callable[[str], None]
-) -> TimedModel:
-    """The times of the layers of an open model, under the roofline of its machine.
+) -> TimedModel | None:
+    """The times of the layers of an open model, under the roofline of its machine; None if the target tells none.
 
     The peaks of this CPU are measured once and kept; those of a board are nominal.
 
@@ -168,15 +166,13 @@ def timed_in(
         say: receives a line where a user waits.
 
     Raises:
-        TargetError: the target does not tell the time of each layer.
         ArtifactError: the model or its layers cannot be read.
     """
     from edgevit.runtimes.peaks import peaks_here
 
     times, runtime = session.layers(plan), runtime_of(model)
     if times is None:
-        what = "the target does not tell the time of each layer"
-        raise TargetError(what, where=model.id, got=runtime, next=f"time layers on {LOCAL_CPU}, or of an engine")
+        return None
     if runtime == TENSORRT.name:
         return timed_engine(model, times)
     peaks = peaks_here(runtime, threads, say)
@@ -252,9 +248,7 @@ def timed_engine(engine: Artifact, times: LayerTimes) -> TimedModel:
 
     layers = [timed(place, kernel, ms or 0.0) for place, (kernel, ms) in enumerate(zip(kernels, told, strict=True))]
     if elsewhere_ms := times.elsewhere_ms([kernel.name for kernel in kernels]):
-        layers.append(
-            TimedLayer("layers that the inspector does not name", "", "", (), elsewhere_ms, None, None, "", None)
-        )
+        layers.append(TimedLayer("", "not named", "", (), elsewhere_ms, None, None, "", None))
     version = machine.versions.get(TENSORRT.name) if machine is not None else None
     times = replace(times, runtime=f"{TENSORRT.title} {version or ''}".strip())
     return TimedModel(engine.path, times, tuple(layers), peaks, _untimed(_nodes_in(layers), work))

@@ -437,7 +437,7 @@ class Profile(OnTarget):
     layers: Annotated[bool, Added()] = Field(
         False,
         description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
-        "part of the model, and the roofline.",
+        "part of the model, and the roofline. ONNX Runtime over SSH and local-gpu do not tell them.",
     )
 
     def runtime_on(self, target: str) -> str | None:

@@ -170,11 +170,6 @@ def check_counted(plan: KernelPlan, where: object) -> None:
 
     Arithmetic may have no rule of multiply-accumulates, and the size of a product may be open.
     """
-    if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
-        what = "the sizes of products are open, so their work cannot be counted"
-        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
-    if not plan.kernels:
-        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
     uncounted = {operator: count for operator, count in plan.unknown.items() if operator in UNCOUNTED}
     inner = {
         operator: count for operator, count in plan.in_subgraphs.items() if operator in UNCOUNTED | OPERANDS.keys()
@@ -185,6 +180,11 @@ def check_counted(plan: KernelPlan, where: object) -> None:
         what = "the multiply-accumulates of these operators are not counted, so no latency is predicted"
         next_step = "export attention and layers as MatMul, Gemm and Conv, without If, Loop and Scan"
         raise ArtifactError(what, where=where, got=", ".join(named), next=next_step)
+    if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
+        what = "the sizes of products are open, so their work cannot be counted"
+        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
+    if not plan.kernels:
+        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
 
 
 def _check_int8_of_attention(plan: KernelPlan, precision: Precision, where: str) -> None:

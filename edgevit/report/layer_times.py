@@ -170,14 +170,14 @@ def _untimed_sentence(untimed: Untimed) -> str:
 def _roofs_sentence(timed: TimedModel) -> str:
     peaks = timed.peaks
     assert peaks is not None
-    rates = " and ".join(
+    rates = ", ".join(
         f"{text.significant(rate)} GFLOP/s in {PRECISIONS.get(name, name)}" for name, rate in peaks.gflops.items()
     )
     if peaks.nominal_of:
         return (
             f"roofs of {peaks.nominal_of} by its data sheet, not measured: {rates}, "
             f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch is taken for "
-            f"{text.significant(1e3 * peaks.launch_ms)} µs, as `edgevit estimate` takes it"
+            f"{text.significant(1e3 * peaks.launch_ms)} µs, as estimates take it"
         )
     launch = f"takes {text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "was not measured"
     return (

@@ -105,7 +105,7 @@ def test_from_receipts_to_a_prediction(calibrated: Calibration, tmp_path: Path) 
 def test_the_errors_of_left_out_models_are_shown_in_80_columns(receipts: Path) -> None:
     shown = run("devices", "calibrate", "local-cpu", "--receipts", receipts)
     assert max(map(len, shown.splitlines()[:-1])) <= 80
-    assert "median error" in shown
+    assert "Median error" in shown
     assert all(f"w{width}" in shown for width in WIDTHS)
 
 
