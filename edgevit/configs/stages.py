@@ -435,6 +435,12 @@ class Profile(OnTarget):
         "the latency is invalid.",
     )
 
+    layers: Annotated[bool, Added()] = Field(
+        False,
+        description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
+        "part of the model, and the roofline. ONNX Runtime over SSH and local-gpu do not tell them.",
+    )
+
     def runtime_on(self, target: str) -> str | None:
         """The runtime that opens the model, if the stage names it."""
         return self.runtime

@@ -21,6 +21,7 @@ from edgevit.report import plots, text
 from edgevit.report.attention import pictures_beside
 from edgevit.report.device import telemetry_of
 from edgevit.report.features import neighbors_of
+from edgevit.report.layer_times import section, timed_models
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
 
@@ -70,6 +71,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
         classes_note=text.CLASSES_NOTE,
         latency=_latency(deployed),
+        layer_times=[section(timed, name, is_folded=True) for name, timed in timed_models(lineup)],
         curves=list(_training_curves(lineup)),
         confusion=_confusion(deployed),
         mistakes=list(_mistakes(deployed)),

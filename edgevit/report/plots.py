@@ -159,7 +159,7 @@ def over_the_run(telemetry: Telemetry) -> str | None:
     return svg()
 
 
-def roofline(timed: TimedModel, width_px: int) -> str:
+def roofline(timed: TimedModel, width_px: int, name: str = "") -> str:
     """The rate of each layer with products over its operations a byte, under the roofs, log by log.
 
     The area of a point is its share of the time. A layer above the slope has its data from caches.
@@ -167,11 +167,11 @@ def roofline(timed: TimedModel, width_px: int) -> str:
     peaks = timed.peaks
     assert peaks is not None
     placed = [(layer, layer.placement) for layer in timed.layers if layer.placement and layer.macs]
-    used = dict.fromkeys(["float32", *(layer.precision for layer, _ in placed)])
+    used = list(dict.fromkeys(layer.precision for layer, _ in placed)) or list(peaks.gflops)[:1]
     ridges = [peaks.ridge(precision) for precision in used]
     intensities = [place.intensity for _, place in placed]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
-    with _figure(f"roofline-{width_px}", width_px, 340) as (figure, svg):
+    with _figure(f"roofline-{name}-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -190,9 +190,13 @@ def roofline(timed: TimedModel, width_px: int) -> str:
             )  # fmt: skip
         bandwidth = peaks.bandwidth_gb_s
         axes.plot([low, max(ridges)], [bandwidth * low, bandwidth * max(ridges)], color=MUTED, linewidth=1.6)
-        name = f"{significant(bandwidth)} GB/s"
         axes.annotate(
-            name, (low, bandwidth * low), xytext=(16, 0), textcoords="offset pixels", va="center", color=MUTED
+            f"{significant(bandwidth)} GB/s",
+            (low, bandwidth * low),
+            xytext=(16, 0),
+            textcoords="offset pixels",
+            va="center",
+            color=MUTED,
         )
         axes.set_xlim(low, high)
         axes.margins(y=0.15)

@@ -166,6 +166,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(text for group in report["episodes"] for text in _over_episodes(group)),
         *(text for group in report["features"] for text in _of_features(group)),
         *(text for group in report["attention"] for text in _attention(group)),
+        *(text for timed in report["layer_times"] for text in _times_of_layers(timed)),
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
@@ -540,6 +541,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(SELECTION_NOTE)
 
 
+PART_HEADER = ("part", "ms", "of the time", "of the MACs")
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 
@@ -588,6 +590,14 @@ def check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _share(count: int, total: int) -> str:
     return f"{count} of {total}" if total else NOT_MEASURED
+
+
+def _times_of_layers(timed: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield f"## Times of the layers of {timed['model']}"
+    yield _paragraph(f"{timed['headline']}:")
+    yield "\n".join(_paragraph(f"- {sentence}") for sentence in timed["sentences"])
+    yield _aligned([PART_HEADER, *(row["cells"] for row in timed["parts"])], text_columns=1)
 
 
 def _before_tensorrt(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
