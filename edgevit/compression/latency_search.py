@@ -91,7 +91,8 @@ class LatencySearch:
             reference = self._deployed(whole, "whole", Path(folder) / "whole.onnx")
 
             def is_fast(keep: float) -> bool:
-                smaller = self._deployed(cut(keep), f"keep {keep:.3f}", Path(folder) / "smaller.onnx")
+                name = f"trial {len(trials) + 1}, keep {keep:.3f}"
+                smaller = self._deployed(cut(keep), name, Path(folder) / "smaller.onnx")
                 timed = compare_speed(self.target, smaller, reference, self.threads)
                 check_is_measured(timed.a.label, f"keep_latency: {latency:g}", MEASURE_INSTEAD)
                 trials.append(LatencyTrial(keep, timed.ratio, timed.interval))

@@ -60,7 +60,7 @@ def test_the_largest_share_whose_engine_is_fast_enough(board: Board, monkeypatch
         max(one["latency"] for one in timed if one["latency"] <= SHARE), abs=0.01
     )
     assert sorted(timed, key=lambda one: one["keep"]) == sorted(timed, key=lambda one: one["latency"])
-    names = ["whole", *(f"keep {one['keep']:.3f}" for one in timed)]
+    names = ["whole", *(f"trial {place}, keep {one['keep']:.3f}" for place, one in enumerate(timed, 1))]
     assert [line for line in said.lines if "building its engine" in line] == [
         f"    {name}: building its engine on orin" for name in names
     ]
