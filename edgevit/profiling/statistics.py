@@ -101,10 +101,18 @@ def students_t(freedom: float) -> float:
 
 
 def _dependence(values: Samples) -> float:
-    """Correlation of neighbors, without its bias, from 0 to 0.9."""
-    centered = values - values.mean()
+    """Correlation of neighbors, from 0 to 0.9, without its bias, which is (1 + 4ρ) / n for n values (Kendall 1954).
+
+    Of many values, of which dependent ones are joined, the bias is taken as 1 / n.
+    """
+    centered, count = values - values.mean(), len(values)
     square = float(centered @ centered)
-    return min(max(float(centered[:-1] @ centered[1:]) / square + 1 / len(values), 0.0), 0.9) if square else 0.0
+    if square == 0:
+        return 0.0
+    correlation = float(centered[:-1] @ centered[1:]) / square + 1 / count
+    if 4 < count < FEWEST_BLOCKS:
+        correlation /= 1 - 4 / count
+    return min(max(correlation, 0.0), 0.9)
 
 
 def ratio_over_starts(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:

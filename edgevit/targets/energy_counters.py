@@ -52,7 +52,7 @@ class EnergyCounters:
         boundaries: dict[str, str] = {}
         if packages and not any(_is_package(path, files) for path in denied):
             paths["cpu"] = [*packages, *memory]
-            boundaries["cpu"] = f"{_number(packages, 'CPU package')}{' with its memory' if memory else ''} (RAPL)"
+            boundaries["cpu"] = f"{_number(packages, 'CPU package')}{' with memory' if memory else ''} (RAPL)"
         if gpus:
             paths["gpu"], boundaries["gpu"] = gpus, f"{_number(gpus, 'GPU')} (NVML)"
         wraps = {path: whole_number(files.get(f"{folder}/max_energy_range_uj", "")) for path, folder in zones.items()}
