@@ -40,6 +40,7 @@ AGREEMENTS = {
 }
 NUMBERS = (
     text.count,
+    text.energy_cell,
     text.interval_percent,
     text.milliseconds,
     text.percent,
@@ -60,6 +61,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
+        has_energy=any(variant["energy_mj"] for variant in report["variants"]),
         selections=[_selection(selection) for selection in report["selections"]],
         selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
 from edgevit.profiling.statistics import FEWEST_RUNS
 from edgevit.terminal import points, printable
@@ -94,11 +95,38 @@ def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
         yield "Parts", f"{parts} (medians)"
     if latency.cpus_used is not None:
         yield "Processors", f"{latency.cpus_used:.2g} busy on average"
+    if isinstance(energy := latency.energy, EnergyRecord):
+        yield "Energy", energy_sentence(energy)
+        yield "Power", power_sentence(energy)
+    elif energy:
+        yield "Energy", f"not measured: {energy.reason}"
     if start := latency.start:
         yield "Start", f"{milliseconds(start.load_ms)} to load, {milliseconds(start.first_ms)} for the first run"
         if start.peak_bytes is not None and start.own_bytes is not None:
             own = f"{size(start.own_bytes)} before the model was loaded"
             yield "Memory", f"at most {size(start.peak_bytes)} in a process of its own, {own}"
+
+
+def energy_sentence(energy: EnergyRecord) -> str:
+    """The energy for an image, with its interval, its label and what makes it doubtful or invalid."""
+    label = "" if energy.label == "measured" else f"{energy.label}, not measured: "
+    invalid = f"INVALID, {'; '.join(energy.invalid)}: " if energy.invalid else ""
+    interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g}"
+    doubts = "".join(f"; {doubt}" for doubt in energy.warnings)
+    return f"{invalid}{label}{energy.mj:.3g} mJ for an image above rest ({interval}){doubts}"
+
+
+def power_sentence(energy: EnergyRecord) -> str:
+    """The mean power behind an energy, and what it is of."""
+    return f"{energy.power_w:.3g} W during the runs, {energy.idle_w:.3g} W at rest: {energy.boundary}"
+
+
+def energy_cell(energy: Mapping[str, Any] | None) -> str:
+    """The energy for an image in report.json, with its label unless it was measured and is valid."""
+    if energy is None:
+        return NOT_MEASURED
+    label = "" if energy["label"] == "measured" else f" {energy['label']}"
+    return f"{energy['mj']:.3g} mJ{label}{' invalid' if energy['invalid'] else ''}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
@@ -244,7 +272,8 @@ def _shortened(name: str) -> str:
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table with aligned columns. Intervals are left out if the table is wider than 80 columns."""
-    header = ("model", "type", "params", "size", "top-1", "p50")
+    has_energy = any(variant["energy_mj"] for variant in variants)
+    header = ("model", "type", "params", "size", "top-1", "p50", *(("energy",) if has_energy else ()))
     rows = [
         (
             variant["id"],
@@ -253,11 +282,12 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
             size(variant["size_bytes"]),
             percent(variant["top1"]["value"]) if variant["top1"] else NOT_MEASURED,
             latency_cell(variant["latency_ms"]),
+            *((energy_cell(variant["energy_mj"]),) if has_energy else ()),
         )
         for variant in variants
     ]
     with_intervals = [
-        (*row[:4], f"{row[4]} ({interval_percent(variant['top1'])})" if variant["top1"] else row[4], row[5])
+        (*row[:4], f"{row[4]} ({interval_percent(variant['top1'])})" if variant["top1"] else row[4], *row[5:])
         for row, variant in zip(rows, variants, strict=True)
     ]
     table = _aligned([header, *with_intervals])

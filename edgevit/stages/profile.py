@@ -11,7 +11,7 @@ from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
-from edgevit.profiling.energy import metrics_of_energy
+from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
 from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
@@ -27,6 +27,10 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         measured = session.with_start(measured)
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+    energy = measured.energy
+    if isinstance(energy, EnergyRecord) and not measured.invalid:
+        for reason in energy.invalid:
+            context.progress.say(f"{config.id}: the energy is INVALID: {reason}")
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
     if measured.telemetry is not None:
@@ -35,7 +39,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     metrics = {
         "latency_ms": measured.summary(),
-        **metrics_of_energy(measured.energy),
+        **metrics_of_energy(energy),
         "runtime": runtime_of(model),
         "target": config.target,
         "precision": precision_of(model, options),

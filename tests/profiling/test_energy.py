@@ -77,7 +77,7 @@ def test_runs_that_take_longer_at_less_power_scatter_little() -> None:
     assert found.high_mj - found.low_mj < 1e-6
 
 
-@pytest.mark.parametrize("count, correlation", [(11, 0.0), (11, 0.3), (11, 0.6), (40, 0.5), (240, 0.8)])
+@pytest.mark.parametrize(("count", "correlation"), [(11, 0.0), (11, 0.3), (11, 0.6), (40, 0.5), (240, 0.8)])
 def test_the_interval_covers_the_true_energy(count: int, correlation: float) -> None:
     """Power scatters by 10% of its mean; neighbors depend on each other. The truth is 40 mJ."""
     generator = np.random.default_rng(7)

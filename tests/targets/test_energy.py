@@ -1,4 +1,4 @@
-"""Energy from counters and power rails: files like those of powercap, recorded lines of tegrastats, and NVML's calls."""
+"""Energy from counters and power rails: files as powercap has them, recorded lines of tegrastats, NVML's calls."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_energy_of_a_program_under_the_sampler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "files, unreadable, reason",
+    ("files", "unreadable", "reason"),
     [
         ({}, (), NO_COUNTER),
         ({"proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu hypervisor lahf_lm\n"}, (), VIRTUAL),
