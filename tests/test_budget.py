@@ -110,7 +110,9 @@ def with_energy(label: str = "measured", invalid: tuple[str, ...] = (), of_laten
     return replace(latency(2.0, of_latency), energy=energy)
 
 
-@pytest.mark.parametrize(("limit_mj", "met", "may_be_chance"), [(40, True, False), (30.5, True, True), (20, False, False)])
+@pytest.mark.parametrize(
+    ("limit_mj", "met", "may_be_chance"), [(40, True, False), (30.5, True, True), (20, False, False)]
+)
 def test_the_energy_decides_with_its_interval(limit_mj: float, met: bool, may_be_chance: bool) -> None:
     (judgement,) = judge(Records(latency=with_energy()), Budget(energy_mj=limit_mj)).judgements
     assert (judgement.met, judgement.may_be_chance) == (met, may_be_chance)

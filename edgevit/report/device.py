@@ -132,6 +132,8 @@ def _state(telemetry: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
         "Clock of the GPU": ("clock_mhz", "gpu"),
         "Clock of the CPU": ("clock_mhz", "cpu"),
         "Power of the module": ("power_mw", "total"),
+        "Power of the CPU": ("power_mw", "cpu"),
+        "Power of the GPU": ("power_mw", "gpu"),
     }
     for label, key in shown.items():
         if key in sensors:

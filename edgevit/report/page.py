@@ -40,7 +40,6 @@ AGREEMENTS = {
 }
 NUMBERS = (
     text.count,
-    text.energy_cell,
     text.interval_percent,
     text.milliseconds,
     text.percent,
@@ -61,7 +60,9 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
-        has_energy=any(variant["energy_mj"] for variant in report["variants"]),
+        energies=text.energy_rows(report["variants"]),
+        energy_header=text.ENERGY_HEADER,
+        energy_note=text.energy_note(report["variants"]),
         selections=[_selection(selection) for selection in report["selections"]],
         selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),

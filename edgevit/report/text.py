@@ -27,6 +27,7 @@ PRECISIONS = {
 NOT_MEASURED = "–"
 MOST_IMAGES = 0.5  # of the test images: with so many learned from, the accuracy says little about new images
 FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
+ENERGY_HEADER = ("model", "energy", "95% interval", "power of the runs", "at rest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
 BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
@@ -98,6 +99,8 @@ def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
     if isinstance(energy := latency.energy, EnergyRecord):
         yield "Energy", energy_sentence(energy)
         yield "Power", power_sentence(energy)
+        yield from (("Energy is doubtful", doubt) for doubt in energy.warnings)
+        yield from (("Energy is invalid", reason) for reason in energy.invalid if reason not in latency.invalid)
     elif energy:
         yield "Energy", f"not measured: {energy.reason}"
     if start := latency.start:
@@ -108,12 +111,11 @@ def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
 
 
 def energy_sentence(energy: EnergyRecord) -> str:
-    """The energy for an image, with its interval, its label and what makes it doubtful or invalid."""
+    """The energy for an image, with its interval and its label. It says if it is invalid."""
     label = "" if energy.label == "measured" else f"{energy.label}, not measured: "
-    invalid = f"INVALID, {'; '.join(energy.invalid)}: " if energy.invalid else ""
+    invalid = "INVALID: " if energy.invalid else ""
     interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g}"
-    doubts = "".join(f"; {doubt}" for doubt in energy.warnings)
-    return f"{invalid}{label}{energy.mj:.3g} mJ for an image above rest ({interval}){doubts}"
+    return f"{invalid}{label}{energy.mj:.3g} mJ for an image above rest ({interval})"
 
 
 def power_sentence(energy: EnergyRecord) -> str:
@@ -126,7 +128,7 @@ def energy_cell(energy: Mapping[str, Any] | None) -> str:
     if energy is None:
         return NOT_MEASURED
     label = "" if energy["label"] == "measured" else f" {energy['label']}"
-    return f"{energy['mj']:.3g} mJ{label}{' invalid' if energy['invalid'] else ''}"
+    return f"{significant(energy['mj'])} mJ{label}{' invalid' if energy['invalid'] else ''}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
@@ -186,6 +188,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
+        *_energies(report["variants"]),
         *_every_class(report["classes"]),
         *(text for selection in report["selections"] for text in _selection(selection)),
         *_learned_from(report["learned_from"]),
@@ -272,8 +275,7 @@ def _shortened(name: str) -> str:
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table with aligned columns. Intervals are left out if the table is wider than 80 columns."""
-    has_energy = any(variant["energy_mj"] for variant in variants)
-    header = ("model", "type", "params", "size", "top-1", "p50", *(("energy",) if has_energy else ()))
+    header = ("model", "type", "params", "size", "top-1", "p50")
     rows = [
         (
             variant["id"],
@@ -282,16 +284,44 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
             size(variant["size_bytes"]),
             percent(variant["top1"]["value"]) if variant["top1"] else NOT_MEASURED,
             latency_cell(variant["latency_ms"]),
-            *((energy_cell(variant["energy_mj"]),) if has_energy else ()),
         )
         for variant in variants
     ]
     with_intervals = [
-        (*row[:4], f"{row[4]} ({interval_percent(variant['top1'])})" if variant["top1"] else row[4], *row[5:])
+        (*row[:4], f"{row[4]} ({interval_percent(variant['top1'])})" if variant["top1"] else row[4], row[5])
         for row, variant in zip(rows, variants, strict=True)
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def energy_rows(variants: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each variant whose energy was measured, under ENERGY_HEADER."""
+    return [
+        (
+            variant["id"],
+            energy_cell(energy),
+            f"{energy['low_mj']:.3g} to {energy['high_mj']:.3g}",
+            f"{energy['power_w']:.3g} W",
+            f"{energy['idle_w']:.3g} W",
+        )
+        for variant in variants
+        if (energy := variant["energy_mj"])
+    ]
+
+
+def energy_note(variants: Sequence[Mapping[str, Any]]) -> str:
+    """What the energies are of."""
+    boundaries = dict.fromkeys(variant["energy_mj"]["boundary"] for variant in variants if variant["energy_mj"])
+    return f"Energy and power are of: {', '.join(boundaries)}. The error of the meter is not in the interval."
+
+
+def _energies(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if rows := energy_rows(variants):
+        yield "## Energy for an image, above rest"
+        yield from _in_tables([ENERGY_HEADER, *rows])
+        yield _paragraph(energy_note(variants))
 
 
 def learned_from_lines(groups: Sequence[Mapping[str, Any]]) -> list[str]:

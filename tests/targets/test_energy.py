@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +21,7 @@ from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.measure import Measurement
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.targets.agent import sampler
+from edgevit.targets.connection import connected
 from edgevit.targets.energy_counters import (
     DENIED,
     NO_COUNTER,
@@ -31,8 +30,11 @@ from edgevit.targets.energy_counters import (
     VIRTUAL,
     EnergyCounters,
 )
+from edgevit.targets.jobs import Job, run_job
 from edgevit.targets.machine_meter import MachineMeter
-from edgevit.targets.sampling import telemetry_in
+from edgevit.targets.named import NamedTarget
+from edgevit.targets.sampling import sampled, telemetry_in
+from tests.targets.machine import own_home
 from tests.targets.standin import STANDINS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="powercap and tegrastats are of Linux")
@@ -157,30 +159,34 @@ def test_the_energy_of_runs_on_this_machine(tmp_path: Path) -> None:
     assert Telemetry.of_json(json.loads(json.dumps(measured.telemetry.as_json()))) == measured.telemetry
 
 
-def test_the_energy_of_a_program_under_the_sampler(tmp_path: Path) -> None:
-    """As an agent runs it: the machine rests, and then the program starts and doubles the power."""
-    powercap, folder = Powercap(tmp_path / "root", {"intel-rapl:0": 5.0}), tmp_path / "job"
-    folder.mkdir()
-    command = [sys.executable, "-B", sampler.__file__, "2.5", "sh", "-c", "touch begun; sleep 3.2; touch times.json"]
+def test_the_energy_of_a_job_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine rests, and then the program starts and doubles the power."""
+    own_home(tmp_path, monkeypatch)
+    powercap, begun = Powercap(tmp_path / "root", {"intel-rapl:0": 5.0}), tmp_path / "begun"
+    script = f"touch {begun}; sleep 3.2; touch times.json"
+    job = Job({}, ("sh", "-c", script), {"EDGEVIT_ROOT": str(tmp_path / "root")}, 60, False)
+    is_over = threading.Event()
 
     def double() -> None:
-        while not (folder / "begun").exists():
-            time.sleep(0.01)
+        while not begun.exists() and not is_over.wait(0.01):
+            pass
         powercap.powers_w = {"intel-rapl:0": 10.0}
 
-    with powercap.counting():
+    with powercap.counting(), connected(NamedTarget("local-cpu"), pytest.fail) as here:
         watcher = threading.Thread(target=double)
         watcher.start()
-        environment = {**os.environ, "EDGEVIT_ROOT": str(tmp_path / "root"), "PATH": "/usr/bin:/bin"}
-        subprocess.run(command, cwd=folder, env=environment, check=True)
-        watcher.join()
-    found = telemetry_in((folder / sampler.TELEMETRY).read_bytes(), "times.json", 3.0, ())
+        try:
+            finished = run_job(here, sampled(job, (sys.executable,), idle_s=2.5), tmp_path / "out")
+        finally:
+            is_over.set()
+            watcher.join()
+    found = telemetry_in(finished.files[sampler.TELEMETRY].read_bytes(), "times.json", 3.0, ())
     assert found is not None
     measured = energy(Measurement(np.full(300, 10.0), MeasurePlan(), telemetry=found))
     assert (measured.power_w, measured.idle_w) == pytest.approx((10.0, 5.0), rel=0.1)
     assert measured.mj == pytest.approx(50.0, rel=0.2)
     assert found.idle is not None
-    assert found.window.end_s < found.seconds < 30  # times count from the start of the program
+    assert found.idle.seconds >= 3.5
 
 
 @pytest.mark.parametrize(
