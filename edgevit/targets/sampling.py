@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import TargetError
 from edgevit.profiling.loop import STEADY_C_PER_MIN, STEADY_OVER_S, Soak
-from edgevit.profiling.telemetry import NOT_SAMPLED, TICK_S, Kind, Load, Series, Telemetry, Window
+from edgevit.profiling.telemetry import NOT_SAMPLED, TICK_S, Kind, Load, Processor, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.clocks import cpu_clocks, gpu_clocks, whole_number
@@ -70,17 +70,18 @@ class _Moment(NamedTuple):
     files: _Files
 
 
-def sampled(job: Job, python: Sequence[str], idle_s: float = 0.0) -> Job:
+def sampled(job: Job, python: Sequence[str], idle_s: float = 0.0, processor: Processor = "cpu") -> Job:
     """The job with its program under the sampler.
 
     Args:
         python: the command that starts Python there.
         idle_s: `MeasurePlan.idle_s`.
+        processor: what runs the model.
     """
     return replace(
         job,
         files={**job.files, SAMPLER: Path(sampler.__file__)},
-        arguments=(*python, "-B", SAMPLER, str(idle_s), *job.arguments),
+        arguments=(*python, "-B", SAMPLER, str(idle_s), processor, *job.arguments),
         timeout_s=job.timeout_s + (sampler.SETTLE_S + idle_s if idle_s else 0),
         outputs={**job.outputs, sampler.TELEMETRY: LARGEST_TELEMETRY},
     )

@@ -148,7 +148,7 @@ class TrtexecProgram:
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
         job = Job({**self.shipped, **files}, command, {}, limit_s, is_repeatable, fetches, carries or {})
-        job = sampled(job, self.connection.python, idle_s) if is_sampled else job
+        job = sampled(job, self.connection.python, idle_s, "gpu") if is_sampled else job
         with self.connection.locked(), ended_job(self.connection, job, out) as ended:
             finished = ended.finished
             text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)

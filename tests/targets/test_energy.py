@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from edgevit.targets.named import NamedTarget
 from edgevit.targets.sampling import sampled, telemetry_in
 from tests.targets.machine import own_home
 from tests.targets.standin import STANDINS
+from tests.targets.standin.module import compile_library, needs_gcc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="powercap and tegrastats are of Linux")
 POWERCAP = "/sys/class/powercap"
@@ -267,45 +269,39 @@ def test_a_run_shorter_than_the_interval_of_the_meter_is_refused() -> None:
     assert found.reason.startswith("too short: power was read ")
 
 
-class Nvml:
-    """NVML's functions by its calling convention: two GPUs, of which one tells no energy (as before Volta)."""
-
-    def __init__(self) -> None:
-        self.energy_mj = 1_000
-        init = ctypes.CFUNCTYPE(ctypes.c_int)
-        count = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint))
-        handle = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.POINTER(ctypes.c_void_p))
-        read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ulonglong))
-        self.nvmlInit_v2 = init(lambda: 0)
-        self.nvmlDeviceGetCount_v2 = count(self._count)
-        self.nvmlDeviceGetHandleByIndex_v2 = handle(self._handle)
-        self.nvmlDeviceGetTotalEnergyConsumption = read(self._read)
-
-    def _count(self, place: Any) -> int:
-        place[0] = 2
-        return 0
-
-    def _handle(self, number: int, place: Any) -> int:
-        place[0] = 0x1000 + number
-        return 0
-
-    def _read(self, gpu: int, place: Any) -> int:
-        place[0] = self.energy_mj
-        return 0 if gpu == 0x1000 else 3  # NVML_ERROR_NOT_SUPPORTED
+@needs_gcc
+def test_the_energy_of_a_gpu_through_nvml(tmp_path: Path) -> None:
+    """80 W at rest and 200 W while the program runs: 1,200 mJ in 10 ms. A second GPU tells no energy."""
+    compile_library("nvml.c", tmp_path / "libnvidia-ml.so.1")
+    command = [
+        sys.executable,
+        "-B",
+        sampler.__file__,
+        "2.5",
+        "gpu",
+        "sh",
+        "-c",
+        "touch on; sleep 3.2; touch times.json",
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": str(tmp_path), "NVML_LOADED": str(tmp_path / "on")}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    found = telemetry_in((tmp_path / sampler.TELEMETRY).read_bytes(), "times.json", 3.0, ())
+    measured = energy(Measurement(np.full(300, 10.0), MeasurePlan(), telemetry=found, processor="gpu"))
+    assert (measured.power_w, measured.idle_w) == pytest.approx((200.0, 80.0), rel=0.1)
+    assert measured.mj == pytest.approx(1200.0, rel=0.2)
+    assert measured.boundary == "GPU (NVML)"
 
 
-def test_nvml_is_called_as_its_header_says() -> None:
-    library = Nvml()
-    counters = sampler.NvidiaCounters(library)
-    assert counters.paths == ["nvml/0/energy_mj"]
-    before = {"nvml/0/energy_mj": counters.text("nvml/0/energy_mj")}
-    library.energy_mj += 700_000
-    after = {"nvml/0/energy_mj": counters.text("nvml/0/energy_mj")}
-    found = EnergyCounters.of_files(before, ())
-    assert found.boundaries == {"gpu": "GPU (NVML)"}
-    assert found.power_mw(before, after, 2.0) == {"gpu": 350_000}
+def test_the_gpu_is_asked_only_if_it_works() -> None:
+    """A driver may hang."""
+    for processor, root in (("cpu", ""), ("gpu", "/a/stand-in")):
+        watching = sampler.Sampler(os.getpid(), time.monotonic(), root, processor)
+        assert not any("nvml" in path for path in watching.ended()["paths"])
+
+
+def test_an_old_driver_has_no_counter() -> None:
+    assert sampler.NvidiaCounters(SimpleNamespace()).paths == []
     assert sampler.NvidiaCounters(SimpleNamespace(nvmlInit_v2=lambda: 9)).paths == []
-    assert sampler.NvidiaCounters(SimpleNamespace()).paths == []  # an old driver
 
 
 def test_a_gpu_without_a_counter_says_so(tmp_path: Path) -> None:

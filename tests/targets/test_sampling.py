@@ -41,7 +41,7 @@ RUN = "sleep 1; echo done > times.json; exit 3"
 
 def run(folder: Path, script: str = RUN, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script under the sampler."""
-    command = [sys.executable, "-B", sampler.__file__, "0", "sh", "-c", script]
+    command = [sys.executable, "-B", sampler.__file__, "0", "cpu", "sh", "-c", script]
     return subprocess.run(command, cwd=folder, env={**os.environ, **variables}, capture_output=True, check=False)
 
 

@@ -1,8 +1,9 @@
 """The sampler: runs a program, and reads the state of the machine until the program has ended.
 
 It needs Python 3.8 or later and the standard library alone. edgevit starts
-`python -B sampler.py IDLE_S PROGRAM ARGUMENT...`. Where the machine tells power, the program starts after SETTLE_S and
-IDLE_S seconds in which the machine is read at rest; not if IDLE_S is 0.
+`python -B sampler.py IDLE_S PROCESSOR PROGRAM ARGUMENT...`. Where the machine tells power, the program starts after
+SETTLE_S and IDLE_S seconds in which the machine is read at rest; not if IDLE_S is 0. PROCESSOR is what runs the model,
+cpu or gpu: the driver of a GPU is asked for its energy only if it works.
 The program has the sampler's folder, stdin, stdout and stderr, and its exit status becomes the sampler's. Both are in
 one process group, which ends as a whole. After the program, telemetry.json holds
 
@@ -142,16 +143,18 @@ class Sampler:
     Args:
         program: the process whose processor time is no load of others.
         root: the folder below which the machine's files lie; empty for this machine's own.
+        processor: what runs the model, cpu or gpu.
     """
 
-    def __init__(self, program: int, began: float, root: str) -> None:
+    def __init__(self, program: int, began: float, root: str, processor: str = "cpu") -> None:
         self._program, self._began = program, began
         self._root, self._is_over = root, threading.Event()
         self._samples, self._lines = Thinned(), Thinned()
         self._cpu_s: list[float] = []  # of each sample, and of each line of tegrastats
         self._tegrastats = started_tegrastats()
         # A Jetson's NVML tells no energy, and the files of a stand-in are not those of this machine.
-        self._gpus = None if self._tegrastats is not None or root else nvidia_counters()
+        asks_driver = processor == "gpu" and self._tegrastats is None and not root
+        self._gpus = nvidia_counters() if asks_driver else None
         self._paths = [*self._sampled(), *(self._gpus.paths if self._gpus else ())]
         self._fixed = {path: text for path in self._matching(FIXED) for text in [self._text(path)] if text is not None}
         self._threads = [threading.Thread(target=self._watch, daemon=True)]
@@ -264,11 +267,11 @@ class Sampler:
             os.close(file)
 
 
-def at_rest(idle_s: float, root: str) -> dict[str, Any] | None:
+def at_rest(idle_s: float, root: str, processor: str = "cpu") -> dict[str, Any] | None:
     """The machine over `idle_s`, in which this process waits. None, at once, if it tells no power, or for 0 s."""
     if idle_s <= 0:
         return None
-    sampler = Sampler(os.getpid(), time.monotonic(), root)
+    sampler = Sampler(os.getpid(), time.monotonic(), root, processor)
     if sampler.reads_power:
         time.sleep(SETTLE_S + idle_s)
         return sampler.ended()
@@ -343,13 +346,13 @@ def end_like(status: int) -> None:
 
 def main() -> None:
     """Run the program that the arguments name."""
-    root, (idle_s, *command) = os.environ.get(ROOT, ""), sys.argv[1:]
-    idle, began = at_rest(float(idle_s), root), time.monotonic()
+    root, (idle_s, processor, *command) = os.environ.get(ROOT, ""), sys.argv[1:]
+    idle, began = at_rest(float(idle_s), root, processor), time.monotonic()
     try:
         program = subprocess.Popen(command)
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
-    sampler = Sampler(program.pid, began, root)
+    sampler = Sampler(program.pid, began, root, processor)
     status = program.wait()
     try:
         content = json.dumps({**sampler.ended(), "written": sampler.written(), "idle": idle})
