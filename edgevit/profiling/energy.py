@@ -135,7 +135,9 @@ def energy_of_runs(
         if len(readings.power_mw) < FEWEST_READINGS:
             count = len(readings.power_mw)
             return NoEnergy(f"too short: power was read {count} times {what}, of {FEWEST_READINGS}; give {option} more")
-    done = images * _runs_until(during, telemetry.window.start_s, samples_ms, seconds)
+    done = images * _runs_within(during, telemetry.window.start_s, samples_ms, seconds)
+    if done.sum() <= 0:
+        return NoEnergy("no run lies between two readings of power")
     mj, half_mj = _above_idle(during, idle, done)
     return EnergyRecord(
         mj,
@@ -162,7 +164,7 @@ def _readings(power: Series | None, telemetry: Telemetry) -> _Readings:
     return _Readings(start_s[inside], end_s[inside], values[1:][inside])
 
 
-def _runs_until(readings: _Readings, start_s: float, samples_ms: Samples, seconds: float) -> Samples:
+def _runs_within(readings: _Readings, start_s: float, samples_ms: Samples, seconds: float) -> Samples:
     """The number of runs in the stretch of each reading, with parts of runs."""
     ends_s = start_s + seconds * np.concatenate(([0.0], np.cumsum(samples_ms) / samples_ms.sum()))
     runs = np.arange(len(ends_s))
