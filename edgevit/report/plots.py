@@ -135,10 +135,11 @@ def over_the_run(telemetry: Telemetry) -> str | None:
 
     The time of the counted runs is shaded.
     """
+    power = (telemetry.of("power_mw", name) for name in ("total", "gpu", "cpu"))
     sensors = (
         (telemetry.watched, "°C", 1.0, BAD),
         (telemetry.of("clock_mhz", "gpu") or telemetry.of("clock_mhz", "cpu"), "MHz", 1.0, ACCENT),
-        (telemetry.of("power_mw", "total"), "W", 1e-3, SECOND),
+        (next(filter(None, power), None), "W", 1e-3, SECOND),
     )
     shown = [(series, unit, scale, color) for series, unit, scale, color in sensors if series and series.values]
     if not shown:

@@ -1,4 +1,4 @@
-"""profile: latency of a model where it will run → every sample in run order, percentiles, conditions."""
+"""profile: latency and energy of a model where it will run → every sample in run order, percentiles, conditions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
 from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import Session, SessionOptions, check_batch, for_runtime, precision_of, runtime_of
@@ -30,6 +31,10 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
             _time_layers(session, model, config, context, out)
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+    energy = measured.energy
+    if isinstance(energy, EnergyRecord) and not measured.invalid:
+        for reason in energy.invalid:
+            context.progress.say(f"{config.id}: the energy is INVALID: {reason}")
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
     if measured.telemetry is not None:
@@ -38,6 +43,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     metrics = {
         "latency_ms": measured.summary(),
+        **metrics_of_energy(energy),
         "runtime": runtime_of(model),
         "target": config.target,
         "precision": precision_of(model, options),
@@ -71,5 +77,6 @@ def _plan(config: Profile) -> MeasurePlan:
         batch_size=config.batch_size,
         boundary=config.boundary,
         soak_s=config.soak_s or 0.0,
+        idle_s=config.idle_s,
         is_watched=True,
     )
