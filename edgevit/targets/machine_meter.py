@@ -18,14 +18,17 @@ class MachineMeter:
     """Samples the state of this machine, as the agent's sampler does on other machines. It runs in a thread.
 
     Args:
+        program: the process whose work is no load of others; by default this one. Its children, and those of this one,
+            are no load of others either.
         root: the folder below which the files of the machine lie; by default that of ROOT.
     """
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(self, root: str | None = None, program: int | None = None) -> None:
+        self._program = program or os.getpid()
         self._root = os.environ.get(ROOT, "") if root is None else root
 
     def start(self, plan: MeasurePlan) -> None:
-        self._sampler = Sampler(os.getpid(), time.monotonic(), self._root)
+        self._sampler = Sampler(self._program, time.monotonic(), self._root)
 
     def stop(self) -> SpanReading:
         content = json.dumps({**self._sampler.ended(), "written": {}}).encode()
