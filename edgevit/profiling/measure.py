@@ -44,6 +44,7 @@ PERCENTILES: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
 # trtexec calls a GPU unstable above 2.5% (TensorRT 10.14); a CPU under an operating system scatters more.
 NOISY_ABOVE = 0.10
 DRIFT_ABOVE = 0.05  # of the first third of the runs. Chosen: well above the 2% that measurements should agree within
+APART_ABOVE = 0.06  # for a change from start to start. Chosen: starts on a quiet machine differ by up to 5%
 DRIFT_CHANCE = 0.01  # of a trend as strong without a drift
 FEWEST_IN_JUMP = 20  # runs, of which none lasts as long as all others together. Chosen
 FEWEST_IN_STEPS = 100  # runs, whose latencies show the steps of a clock. Chosen
@@ -273,13 +274,16 @@ def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
 
 
 def drifted(starts: Sequence[Samples]) -> tuple[str, ...]:
-    """A sentence, if the latency rose or fell over the runs by more than DRIFT_ABOVE, and not by chance."""
+    """A sentence, if the latency rose or fell over the runs by more than DRIFT_ABOVE, and not by chance.
+
+    A smaller change than APART_ABOVE is a drift only if it also shows within the starts.
+    """
     samples_ms = np.concatenate(starts)
     change = drift(samples_ms)
     if samples_ms.sum() < DRIFT_OVER_S * 1e3 or abs(change) <= DRIFT_ABOVE:
         return ()
-    rises = trend_chance(starts)
-    if (rises if change > 0 else 1 - rises) > DRIFT_CHANCE / 2:
+    rises = [trend_chance(starts), *([trend_chance([samples_ms])] if abs(change) > APART_ABOVE else [])]
+    if min(rises if change > 0 else (1 - chance for chance in rises)) > DRIFT_CHANCE / 2:
         return ()
     word = "slower" if change > 0 else "faster"
     return (f"the speed changed over the run: its last third was {abs(change):.0%} {word} than its first",)

@@ -100,14 +100,14 @@ def joined(telemetries: Sequence[Telemetry]) -> Telemetry:
             readings = zip((time_s + shift_s for time_s in inside.time_s), inside.values, strict=True)
             series.setdefault((one.kind, one.name), []).extend(readings)
     causes = dict.fromkeys(cause for one in telemetries for cause in one.throttled)
-    return Telemetry(
-        tuple(Series(*sensor, *_columns(readings)) for sensor, readings in series.items()),
-        Window(begins[0], begins[-1]),
-        begins[-1] + last.seconds - last.window.end_s,
-        first.junction,
-        {cause: sum(one.throttled.get(cause, 0) for one in telemetries) for cause in causes},
-        sum(one.sampler_cpu_s * _length_s(one) / one.seconds for one in telemetries if one.seconds),
-        _summed([one.load for one in telemetries]),
+    return replace(
+        first,
+        series=tuple(Series(*sensor, *_columns(readings)) for sensor, readings in series.items()),
+        window=Window(begins[0], begins[-1]),
+        seconds=begins[-1] + last.seconds - last.window.end_s,
+        throttled={cause: sum(one.throttled.get(cause, 0) for one in telemetries) for cause in causes},
+        sampler_cpu_s=sum(one.sampler_cpu_s * _length_s(one) / one.seconds for one in telemetries if one.seconds),
+        load=_summed([one.load for one in telemetries]),
     )
 
 

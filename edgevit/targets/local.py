@@ -55,14 +55,22 @@ class LocalCpu:
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
         load = self._opener(model, options)
         session = load()
-        session.meters = _meters()
+        meter = MachineMeter()
+        session.meters = (meter,)
         if runtime_of(model) == TORCH.name:
             session.starter = partial(_measure_loaded_anew, load, session.meters)
         else:
             from edgevit.targets.model_process import measure_in_process
 
             conditions = receipt(model, runtime_of(model), "cpu", options)
-            session.starter = partial(measure_in_process, model, options, conditions=conditions, meters=_meters)
+            session.starter = partial(
+                measure_in_process,
+                model,
+                options,
+                conditions=conditions,
+                meters=session.meters,
+                follow=meter.follow,
+            )
         yield session
 
     def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
@@ -156,11 +164,6 @@ class LocalGpu:
             raise no_gpu(self.name)
         check_one_kind(self.name, [gpu["model"] for gpu in devices])
         return devices[0]
-
-
-def _meters(program: int | None = None) -> tuple[SpanMeter, ...]:
-    """What is measured beside the times of a process; by default, of this one."""
-    return (MachineMeter(program=program),)
 
 
 def _measure_loaded_anew(load: Load, meters: Sequence[SpanMeter], plan: MeasurePlan) -> Measurement:

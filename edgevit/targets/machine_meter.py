@@ -18,14 +18,16 @@ class MachineMeter:
     """Samples the state of this machine, as the agent's sampler does on other machines. It runs in a thread.
 
     Args:
-        program: the process whose work is no load of others; by default this one. Its children, and those of this one,
-            are no load of others either.
         root: the folder below which the files of the machine lie; by default that of ROOT.
     """
 
-    def __init__(self, root: str | None = None, program: int | None = None) -> None:
-        self._program = program or os.getpid()
+    def __init__(self, root: str | None = None) -> None:
         self._root = os.environ.get(ROOT, "") if root is None else root
+        self._program = os.getpid()
+
+    def follow(self, program: int) -> None:
+        """Take a process for the one whose work is measured, in place of this one. Both are no load of others."""
+        self._program = program
 
     def start(self, plan: MeasurePlan) -> None:
         self._sampler = Sampler(self._program, time.monotonic(), self._root)

@@ -27,17 +27,21 @@ from edgevit.targets.worker_requests import MODEL, input_file, limit_s, one_file
 
 STDERR = "stderr"
 
-Meters = Callable[[int], Sequence[SpanMeter]]
-
 
 def measure_in_process(
-    model: Artifact, options: SessionOptions, plan: MeasurePlan, conditions: Mapping[str, Any], meters: Meters
+    model: Artifact,
+    options: SessionOptions,
+    plan: MeasurePlan,
+    conditions: Mapping[str, Any],
+    meters: Sequence[SpanMeter] = (),
+    follow: Callable[[int], object] = lambda program: None,
 ) -> Measurement:
     """Start a model in a new process, and time it there.
 
     Args:
         conditions: facts about the model and the machine.
-        meters: those that measure the work of a process, from its number.
+        meters: measure the span of the counted runs.
+        follow: is told the number of the process.
 
     Raises:
         TargetError: the process failed, ended early or took too long.
@@ -46,7 +50,8 @@ def measure_in_process(
     receipt = {**conditions, **vars(plan), **load_now()}
     try:
         with TemporaryDirectory() as name, _worker_in(Path(name), model, options, plan) as worker:
-            _, readings = metered(lambda begin: _wait_for_runs(worker, begin), plan, meters(worker.pid))
+            follow(worker.pid)
+            _, readings = metered(lambda begin: _wait_for_runs(worker, begin), plan, meters)
             worker.communicate()
             if worker.returncode != 0:
                 raise _not_timed(_reason(worker.returncode, Path(name) / STDERR))

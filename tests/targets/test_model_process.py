@@ -8,18 +8,17 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgevit.artifacts import Artifact
 from edgevit.configs import Profile
 from edgevit.context import Context
 from edgevit.errors import TargetError
-from edgevit.profiling import Measurement, MeasurePlan, SpanMeter, SpanReading
+from edgevit.profiling import Measurement, MeasurePlan, SpanReading
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.starts import measure_over_starts
 from edgevit.runtimes.base import SessionOptions
@@ -31,12 +30,40 @@ from tests.small_models import checkpoint, float_onnx
 PLAN = MeasurePlan(warmup_s=0, duration_s=0.05, min_runs=20, is_watched=True)
 
 
-def no_meters(program: int) -> Sequence[SpanMeter]:
-    return ()
+class Span:
+    """A meter that notes the processor time of the process at both ends of the span."""
+
+    def __init__(self) -> None:
+        self.program, self.cpu_s = 0, list[float]()
+
+    def follow(self, program: int) -> None:
+        self.program = program
+
+    def start(self, plan: MeasurePlan) -> None:
+        self.cpu_s.append(self._cpu_s())
+
+    def stop(self) -> SpanReading:
+        self.cpu_s.append(self._cpu_s())
+        return SpanReading({"span": self.cpu_s}, doubts=("a doubt",))
+
+    def _cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.program}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(plan: MeasurePlan = PLAN, meters: model_process.Meters = no_meters) -> Measurement:
-    return measure_in_process(float_onnx(), SessionOptions(), plan, {"device": "cpu"}, meters)
+class Killer(Span):
+    """A meter that kills the process when its runs begin to count."""
+
+    def start(self, plan: MeasurePlan) -> None:
+        os.kill(self.program, signal.SIGKILL)
+
+    def stop(self) -> SpanReading:
+        return SpanReading()
+
+
+def timed(plan: MeasurePlan = PLAN, meter: Span | None = None) -> Measurement:
+    meters, follow = ((meter,), meter.follow) if meter else ((), lambda program: None)
+    return measure_in_process(float_onnx(), SessionOptions(), plan, {"device": "cpu"}, meters, follow)
 
 
 def test_the_model_is_timed_in_a_process_without_torch() -> None:
@@ -57,32 +84,14 @@ def test_the_model_is_timed_in_a_process_without_torch() -> None:
     assert 2**23 < start.own_bytes < start.peak_bytes < own_peak_bytes
 
 
-class Span:
-    """A meter that notes the process and its processor time at both ends of the span."""
-
-    def __init__(self, program: int) -> None:
-        self.program, self.cpu_s = program, list[float]()
-
-    def start(self, plan: MeasurePlan) -> None:
-        self.cpu_s.append(self._cpu_s())
-
-    def stop(self) -> SpanReading:
-        self.cpu_s.append(self._cpu_s())
-        return SpanReading({"span": self.cpu_s}, doubts=("a doubt",))
-
-    def _cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.program}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads Linux's /proc")
 def test_meters_measure_the_counted_runs_of_the_process() -> None:
-    measured = timed(replace(PLAN, duration_s=0.4), lambda program: (Span(program),))
+    measured = timed(replace(PLAN, duration_s=0.4), Span())
     began_s, ended_s = measured.conditions["span"]
     assert began_s > 0, "the process has loaded its model before"
     assert ended_s - began_s == pytest.approx(measured.conditions["cpus_used"] * 0.4, abs=0.1)
     assert "a doubt" in measured.warnings
-    unwatched = timed(replace(PLAN, is_watched=False), lambda program: (Span(program),))
+    unwatched = timed(replace(PLAN, is_watched=False), Span())
     assert "span" not in unwatched.conditions
 
 
@@ -103,37 +112,24 @@ def test_a_process_that_does_not_end_or_has_no_room_is_an_error(monkeypatch: pyt
         timed()
 
 
-class Killer(Span):
-    """A meter that kills the process when its runs begin to count."""
-
-    def start(self, plan: MeasurePlan) -> None:
-        os.kill(self.program, signal.SIGKILL)
-
-    def stop(self) -> SpanReading:
-        return SpanReading()
-
-
 def test_the_starts_before_a_crash_are_kept_and_the_latency_is_invalid() -> None:
-    meters = iter([no_meters, no_meters, lambda program: (Killer(program),)])
-    measured = measure_over_starts(lambda plan: timed(plan, next(meters)), replace(PLAN, min_runs=20), starts=5)
+    meters = iter([None, None, Killer()])
+    measured = measure_over_starts(lambda plan: timed(plan, next(meters)), PLAN, starts=5)
     assert len(measured.start_runs) == 2
     assert measured.conditions["starts"] == 2
     (reason,) = (reason for reason in measured.invalid if reason.startswith("partial"))
     assert "start 3 of 5 failed" in reason
     assert "SIGKILL" in reason
     with pytest.raises(TargetError, match="SIGKILL"):
-        measure_over_starts(partial(timed, meters=lambda program: (Killer(program),)), PLAN, starts=5)
+        measure_over_starts(lambda plan: timed(plan, Killer()), PLAN, starts=5)
 
 
 def test_each_start_of_a_file_has_a_process_and_each_start_of_a_checkpoint_a_module() -> None:
     """A model that a process has loaded stays at its place in memory. A checkpoint needs torch, which takes seconds."""
     programs = set[int]()
-
-    def meters(program: int) -> Sequence[SpanMeter]:
-        programs.add(program)
-        return ()
-
-    measure_over_starts(partial(timed, meters=meters), PLAN, starts=3)
+    measure_over_starts(
+        lambda plan: measure_in_process(float_onnx(), SessionOptions(), plan, {}, follow=programs.add), PLAN, starts=3
+    )
     assert len(programs) == 3
     assert os.getpid() not in programs
     with target_for("local-cpu", Context()).open(checkpoint(), SessionOptions()) as session:
@@ -175,14 +171,8 @@ def test_offline_tells_the_throughput_of_each_batch_size(tmp_path: Path) -> None
 
 
 def test_a_batch_size_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = measure_in_process
-
-    def without_memory(model: object, options: object, plan: MeasurePlan, **rest: object) -> Measurement:
-        def killers(program: int) -> Sequence[SpanMeter]:
-            return (Killer(program),)
-
-        meters = killers if plan.batch_size == 4 else no_meters
-        return kept(model, options, plan, **{**rest, "meters": meters})  # type: ignore[arg-type]
+    def without_memory(model: Artifact, options: SessionOptions, plan: MeasurePlan, **_: object) -> Measurement:
+        return timed(plan, Killer() if plan.batch_size == 4 else None)
 
     monkeypatch.setattr(model_process, "measure_in_process", without_memory)
     record = profiled(tmp_path, scenario="offline", batch_sizes=(1, 2, 4, 8))
