@@ -152,8 +152,8 @@ class LoadgenResult:
     """The single stream of MLPerf's LoadGen: p90 by early stopping. It is no official result.
 
     Attributes:
-        p90_ms: the estimate of early stopping, which at most 1% of series of queries would exceed by chance; None if
-            the queries are too few.
+        p90_ms: the estimate of early stopping, below the true p90 in at most 1 of 100 series of independent queries.
+            None if the queries are too few.
         queries: number of queries of one image.
         seconds: from the first query to the end of the last one.
         shortfalls: rules of LoadGen that are not met, a sentence each.
