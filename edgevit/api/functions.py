@@ -289,7 +289,9 @@ def profile(model: ModelLike, **options: Any) -> Latency:
 
     Args:
         options: options of the stage `profile`: `target`, `runtime`, `threads`, `batch_size`, `boundary`,
-            `duration_s`, …
+            `duration_s`, `starts`, … With `scenario="offline"` and `batch_sizes`, `record.offline` of the result is the
+            throughput with each batch size. With `scenario="fixed_rate"` and `rate_hz`, `record.fixed_rate` is a stream
+            of frames.
 
     Raises:
         TargetError: the target does not work here, or the model has another fixed batch size.
@@ -298,7 +300,8 @@ def profile(model: ModelLike, **options: Any) -> Latency:
     from edgevit.runtimes.base import fixed_batch
 
     artifact = _artifact(model)
-    options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
+    if "batch_sizes" not in options:
+        options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
     return Latency(_artifact_of(Profile, "latency", {"model": artifact}, options))
 
 

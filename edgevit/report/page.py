@@ -160,6 +160,9 @@ def _latency(deployed: Variant) -> Json | None:
         "sentence": text.latency_sentence(deployed.timing),
         "histogram": plots.latency_histogram(samples_ms, percentiles),
         "run_order": plots.run_order(samples_ms),
+        "throughput_header": text.THROUGHPUT_HEADER,
+        "throughput": text.throughput_rows(deployed.timing.offline),
+        "throughput_plot": plots.throughput(deployed.timing.offline) if len(deployed.timing.offline) > 1 else None,
         "conditions": recorded["conditions"],
     }
 

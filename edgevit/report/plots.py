@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from edgevit.checking.timed_layers import TimedModel
+from edgevit.profiling.scenarios import Throughput
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
@@ -130,6 +131,22 @@ def run_order(samples_ms: Samples) -> str:
     return svg()
 
 
+def throughput(batches: Sequence[Throughput]) -> str:
+    """Images a second by batch size, with 95% intervals."""
+    sizes = [str(batch.batch_size) for batch in batches]
+    rates = np.array([batch.images_per_s for batch in batches])
+    bounds = [(batch.low or batch.images_per_s, batch.high or batch.images_per_s) for batch in batches]
+    with _figure("throughput", 460, 250) as (figure, svg):
+        axes = figure.add_subplot()
+        errors = np.abs(np.transpose(bounds) - rates)
+        axes.errorbar(sizes, rates, errors, color=ACCENT, linewidth=1.3, marker="o", capsize=4)
+        axes.set_ylim(0)
+        axes.margins(x=0.12)
+        axes.set_xlabel("images in a batch")
+        axes.set_ylabel("images a second")
+    return svg()
+
+
 def over_the_run(telemetry: Telemetry) -> str | None:
     """Temperature, clock and power of the device over the run, a panel each; None if nothing was sampled.
 
@@ -156,7 +173,7 @@ def over_the_run(telemetry: Telemetry) -> str | None:
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axes.tick_params(labelbottom=index == len(shown) - 1)
-        axes.set_xlabel("seconds since the program's start (shaded: the counted runs)")
+        axes.set_xlabel("seconds (shaded: the counted runs)")
     return svg()
 
 

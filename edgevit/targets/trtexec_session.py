@@ -18,7 +18,7 @@ from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.loop import Soak
-from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak, drifted
+from edgevit.profiling.measure import conditions_of_soak, disturbed_runs, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
@@ -146,6 +146,13 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
+        if plan.rate_hz:
+            raise TargetError(
+                "trtexec runs an engine again as soon as it has ended: it knows no rate",
+                where=self.trtexec.where,
+                got=f"{plan.rate_hz:g} frames a second",
+                next="leave the rate out; the ONNX file can be timed at a rate, in ONNX Runtime",
+            )
 
     def _measurement(
         self,
@@ -164,7 +171,7 @@ class TrtexecSession(Session):
             doubts,
             telemetry,
             "gpu",
-            disturbed=drifted(times.compute),
+            disturbed=disturbed_runs(times.compute, plan),
             seconds=times.seconds,
         )
 

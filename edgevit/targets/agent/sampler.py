@@ -305,12 +305,14 @@ def started_tegrastats() -> subprocess.Popen[bytes] | None:
 
 def family(process: int) -> list[int]:
     """A process and the processes that it and they have started, and that run; as far as the kernel tells."""
-    try:
-        with open(f"/proc/{process}/task/{process}/children", "rb") as file:
-            children = [int(child) for child in file.read(LONGEST_LINE).split()[:MOST_CHILDREN]]
-    except (OSError, ValueError):
-        children = []
-    return [process, *(other for child in children for other in family(child))]
+    children: list[int] = []
+    for thread in glob.glob(f"/proc/{process}/task/*/children")[:MOST_FILES]:
+        try:
+            with open(thread, "rb") as file:
+                children += [int(child) for child in file.read(LONGEST_LINE).split()]
+        except (OSError, ValueError):
+            continue
+    return [process, *(other for child in children[:MOST_CHILDREN] for other in family(child))]
 
 
 def ticks_of(process: int) -> int:
