@@ -6,13 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from edgevit.cli import app
 from edgevit.cli.measuring import scenario_options
 from edgevit.configs import Profile
-from edgevit.errors import RecipeError
+from edgevit.errors import RecipeError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput
@@ -119,10 +118,10 @@ def test_a_batch_size_is_a_whole_number(batch: str) -> None:
 
 def test_a_file_of_one_batch_size_has_no_sweep() -> None:
     one = workbench().run("export", "one_image", model=checkpoint().id, dynamic_batch=False)
-    result = CliRunner().invoke(app, ["profile", str(onnx_file(one)), "--batch", "1,2"])
-    assert result.exit_code == 2
-    assert "fixed batch size" in result.stderr
-    assert "open batch size" in " ".join(result.stderr.split())
+    error = CliRunner().invoke(app, ["profile", str(onnx_file(one)), "--batch", "1,2"]).exception
+    assert isinstance(error, TargetError)
+    assert "fixed batch size" in error.what
+    assert "open batch size" in str(error.next)
 
 
 STREAM = FrameStream(30.0, 1, 400, 30.0, 0.0, 0.0, 0.009, 4.0, 5.0, 6.0, "measured")

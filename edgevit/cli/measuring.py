@@ -176,14 +176,14 @@ def profile(
         number("--rate", bounds.RATE_HZ, "Also a stream of so many frames a second: is the rate kept?"),
     ] = None,
     scenario: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--scenario",
-            help="MLPerf's name: single_stream, offline (throughput, of --batch) or fixed_rate (of --rate). It follows "
-            "from --batch and --rate.",
+            help="MLPerf's name: single_stream, offline (throughput, of --batch) or fixed_rate (of --rate). If it is "
+            "left out, it follows from --batch and --rate.",
             metavar="NAME",
         ),
-    ] = None,
+    ] = default_of("Profile", "scenario"),
     like: Annotated[
         str | None,
         typer.Option("--like", help="mlperf: by the rules of LoadGen's single stream. It takes 10 minutes."),
@@ -247,6 +247,7 @@ def profile(
         return
     given = separated(target)
     plan: dict[str, Any] = {"duration_s": duration_s, "starts": starts}
+    asked = scenario if "--scenario" in given_options(context) else None
     if like is not None:  # its rules hold for options that are not given
         flags = {"duration_s": "--duration", "starts": "--starts"}
         plan = {"like": like, **{name: plan[name] for name, flag in flags.items() if flag in given_options(context)}}
@@ -257,7 +258,7 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             precision=precision, boundary=boundary, soak_s=soak_s, retry_s=retry_s, idle_s=idle_s,
-                            **plan, **scenario_options(scenario, batch, rate_hz, fixed_batch(timed.io)))  # fmt: skip
+                            **plan, **scenario_options(asked, batch, rate_hz, fixed_batch(timed.io)))  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
@@ -284,6 +285,7 @@ def scenario_options(
     """The fields of `Profile` for --scenario, --batch and --rate. Raises RecipeError for options that do not fit.
 
     Args:
+        scenario: None if it follows from the other options.
         fixed_batch: the batch size that the file fixes.
     """
     from edgevit.errors import RecipeError

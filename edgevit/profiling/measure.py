@@ -48,6 +48,7 @@ DRIFT_ABOVE = 0.05  # of the first third of the runs. Chosen: well above the 2% 
 APART_ABOVE = 0.06  # for a change from start to start. Chosen: starts on a quiet machine differ by up to 5%
 DRIFT_CHANCE = 0.01  # of a trend as strong without a drift
 FEWEST_IN_JUMP = 20  # runs, of which none lasts as long as all others together. Chosen
+JUMP_S = 1.0  # a run of a fast model that waits for a processor ends sooner. Chosen
 FEWEST_IN_STEPS = 100  # runs, whose latencies show the steps of a clock. Chosen
 COARSE_ABOVE = 0.01  # of the p50, for a step of the clock. Chosen: half of what a measurement should agree within
 DRIFT_OVER_S = 1.0  # a shorter run is too short: a block of its trend would not outlast a scheduler's time slices
@@ -283,7 +284,7 @@ def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
     if plan.rate_hz:
         return ()
     longest_ms, all_ms = float(samples_ms.max()), float(samples_ms.sum())
-    if len(samples_ms) >= FEWEST_IN_JUMP and longest_ms > all_ms / 2:
+    if len(samples_ms) >= FEWEST_IN_JUMP and longest_ms > max(all_ms / 2, JUMP_S * 1e3):
         return (
             f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock "
             "jumped",

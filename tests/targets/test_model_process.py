@@ -140,7 +140,7 @@ def test_each_start_of_a_file_has_a_process_and_each_start_of_a_checkpoint_a_mod
 
 def profiled(out: Path, **options: object) -> LatencyRecord:
     fields = {"warmup_s": 0.05, "duration_s": 0.2, "min_runs": 20, "starts": 2, "retry_s": 0, **options}
-    config = Profile(stage="profile", id="latency", model="onnx", **fields)  # type: ignore[arg-type]
+    config = Profile(stage="profile", id="latency", model="onnx", **fields)
     contents = profile.run(config, {"model": float_onnx()}, Context(), out)
     return LatencyRecord.of_metrics(json.loads(json.dumps(contents.metrics)))
 
