@@ -33,6 +33,11 @@ USUAL_NS: Mapping[str, tuple[float, Part]] = {
     "depthwise_output": (0.3, "compute"),
     "product": (0.025, "compute"),
     "attention": (0.05, "compute"),
+    "int8_spatial_conv": (0.008, "compute"),
+    "int8_pointwise_conv": (0.008, "compute"),
+    "int8_grouped_conv": (0.016, "compute"),
+    "int8_depthwise_conv": (0.07, "compute"),
+    "int8_product": (0.008, "compute"),
     "function": (1.0, "compute"),
     "norm": (0.5, "compute"),
     "activation_byte": (0.025, "memory"),
@@ -47,9 +52,8 @@ UNITS = tuple(USUAL_NS)
 NOISE = 0.1  # usual log error of a prediction
 MACHINE_SPREAD = 2.0  # usual log ratio of a machine's speed to the fast CPU's
 COST_SPREAD = 1.0  # usual log ratio of a cost to its usual value, at the machine's speed
-PRODUCTS = ("spatial_conv", "pointwise_conv", "grouped_conv", "product")
-INT8_SHARE = 1 / 3  # usual cost of a multiply-accumulate of these in INT8, of that in float32
-INT8_SPREAD = 0.7  # usual log ratio of another cost in INT8 to that in float32
+ONLY_IN_INT8 = (*(unit for unit in UNITS if unit.startswith("int8_")), "rounded")
+INT8_SPREAD = 0.7  # usual log ratio of another cost in INT8 files to that in float32
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def units_of(plan: KernelPlan, batch_size: int = 1) -> Floats:
     for kernel in plan.kernels:
         width = INT8_BYTES if kernel.is_int8 else FLOAT_BYTES
         if kernel.kind != "memory":
-            counts[kernel.kind] += kernel.macs * batch_size
+            in_int8 = f"int8_{kernel.kind}"
+            counts[in_int8 if kernel.is_int8 and in_int8 in counts else kernel.kind] += kernel.macs * batch_size
         if kernel.kind == "depthwise_conv":
             counts["depthwise_output"] += kernel.macs * batch_size / max(1, kernel.depth)
         for step, elements in kernel.elements:
@@ -104,13 +109,15 @@ def fitted_costs(models: Sequence[MeasuredUnits]) -> dict[str, float]:
 def fitted_int8_costs(models: Sequence[MeasuredUnits], floats: Sequence[MeasuredUnits]) -> dict[str, float]:
     """The cost of each unit in ns, in INT8 files. The usual costs are those that are fitted in float32.
 
+    The cost of what float32 does not have is usual at the speed of the machine in float32.
+
     Args:
         models: INT8 files.
         floats: models in float32 on the same target. Without any, the usual costs in float32 are taken.
     """
     costs = fitted_costs(floats) if floats else {unit: cost for unit, (cost, _) in USUAL_NS.items()}
-    usual = np.log([cost * (INT8_SHARE if unit in PRODUCTS else 1) for unit, cost in costs.items()])
-    own_spreads = [COST_SPREAD if unit in (*PRODUCTS, "rounded") else INT8_SPREAD for unit in UNITS]
+    usual = np.log(list(costs.values()))
+    own_spreads = [COST_SPREAD if unit in ONLY_IN_INT8 else INT8_SPREAD for unit in UNITS]
     spreads = np.array([NOISE if floats else MACHINE_SPREAD, *own_spreads])
     speed, *own = _solved(models, usual, spreads)
     return dict(zip(UNITS, map(float, np.exp(usual + speed + own)), strict=True))

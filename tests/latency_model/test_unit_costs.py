@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgevit.graphs.graph import Graph
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.unit_costs import (
-    INT8_SHARE,
-    PRODUCTS,
+    ONLY_IN_INT8,
     UNITS,
     USUAL_NS,
     Floats,
@@ -91,6 +90,7 @@ def test_elements_that_are_rounded_behind_float_operators() -> None:
     assert plan.rounded == 3 * 64 + 4 * 64
     assert [kernel.is_int8 for kernel in plan.kernels if kernel.macs] == [True]
     counts = dict(zip(UNITS, units_of(plan), strict=True))
+    assert (counts["int8_pointwise_conv"], counts["pointwise_conv"]) == (4 * 64 * 3, 0)
     assert counts["weight_byte"] == 4 * 3
     assert counts["rounded"] == plan.rounded
 
@@ -120,10 +120,10 @@ def test_a_fit_predicts_networks_that_it_has_not_seen() -> None:
 
 
 def test_int8_learns_from_the_models_in_float32() -> None:
-    """Only products are faster in INT8: with few INT8 models, the costs in float32 help."""
+    """The costs that both share are equal: with few INT8 models, those in float32 help."""
     costs = 6 * USUAL * np.random.default_rng(0).uniform(0.5, 1.5, len(UNITS))
-    share = np.array([0.8 * INT8_SHARE if unit in PRODUCTS else 1.0 for unit in UNITS])
-    floats, seen, unseen = networks(16, 1, costs), networks(8, 2, costs * share), networks(200, 3, costs * share)
+    off = np.array([0.7 if unit in ONLY_IN_INT8 else 1.0 for unit in UNITS])
+    floats, seen, unseen = networks(16, 1, costs), networks(8, 2, costs * off), networks(200, 3, costs * off)
     helped, alone = (median_error(unseen, fitted_int8_costs(seen, others)) for others in (floats, []))
     assert helped < 0.05
     assert helped < alone
