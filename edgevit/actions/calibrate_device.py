@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +19,7 @@ from edgevit.artifacts import sha256_of_file
 from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
 from edgevit.context import Context
-from edgevit.errors import ArtifactError, ModelRefused, RecipeError
+from edgevit.errors import ArtifactError, ModelRefused, RecipeError, TargetError
 from edgevit.graphs.files import read_onnx
 from edgevit.latency_model.calibration import FEWEST_MODELS, CalibratedForm, fitted_form
 from edgevit.latency_model.kernels import kernels_of
@@ -138,7 +139,7 @@ def _measured(
     with TemporaryDirectory() as folder:
         for candidate in untrained_forms(student, runtime, precisions, Path(folder)):
             with on.open(candidate.artifact, SessionOptions(threads)) as session:
-                taken = valid_measurement(lambda session=session: session.measure(PLAN), RETRY_S, context.progress.say)
+                taken = valid_measurement(partial(session.measure, PLAN), RETRY_S, context.progress.say)
             check_is_measured(taken.label, "a calibration", "calibrate a target that measures")
             precision, p50_ms = candidate.weight_precision, taken.percentile_ms(50)
             if taken.invalid:
@@ -166,7 +167,9 @@ def _fitted(
 def _checked(receipt: Receipt, file: Path, target: str) -> LatencyRecord:
     """The latency of a receipt, if it calibrates. Raises ArtifactError or TargetError otherwise."""
     latency, where = receipt.latency, file.with_suffix(".json")
-    check_is_measured(latency.label, str(where), "give receipts of a target that measures")
+    if latency.label != "measured":
+        what = "the times of the receipt are replayed by a stand-in: they decide nothing"
+        raise TargetError(what, where=where, got=latency.label, next="give receipts of a target that measures")
     hashes = (receipt.conditions.get("file_sha256") or {}).values()
     problems = (
         (latency.target != target, "the receipt is of another target", latency.target, target),

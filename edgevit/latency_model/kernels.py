@@ -114,8 +114,8 @@ def kernels_of(graph: Graph, batch: int = 1) -> KernelPlan:
     unsized = Counter(node.op_type for group in groups if group not in sized for node in group.nodes)
     kernels = tuple(_kernel(group, graph, batch) for group in sized)
     inner = operator_counts(graph.model) - Counter(node.op_type for node in graph.nodes)
-    counts = (dict(counts.most_common()) for counts in (unknown, unsized, inner))
-    return KernelPlan(kernels, *counts, rounded=_rounded(graph) // batch)
+    untold, open_sized, nested = (dict(counts.most_common()) for counts in (unknown, unsized, inner))
+    return KernelPlan(kernels, untold, open_sized, nested, _rounded(graph) // batch)
 
 
 @dataclass(eq=False)
