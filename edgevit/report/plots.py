@@ -259,6 +259,28 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
     return svg()
 
 
+def attention_distances(name: str, model: Mapping[str, Any]) -> str:
+    """The mean attention distance of each head by layer, with the mean over heads and that of uniform attention."""
+    with _figure(name, 460, 230) as (figure, svg):
+        axes = figure.add_subplot()
+        layers = model["layers"]
+        numbers = list(range(1, len(layers) + 1))
+        for number, layer in zip(numbers, layers, strict=True):
+            distances = layer["distances_px"]
+            axes.plot([number] * len(distances), distances, "o", color=ACCENT, markersize=4, alpha=0.7)
+        means = [float(np.mean(layer["distances_px"])) for layer in layers]
+        axes.plot(numbers, means, color=ACCENT, linewidth=1.4, label="mean of the heads")
+        uniform = [layer["uniform_px"] for layer in layers]
+        axes.plot(numbers, uniform, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="uniform attention")
+        axes.set_ylim(0, max(*uniform, *(max(layer["distances_px"]) for layer in layers)) * 1.3)
+        axes.set_xlim(0.5, len(layers) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("attention distance, px")
+        axes.legend(loc="upper left", frameon=False, ncols=2, fontsize=10)
+    return svg()
+
+
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> str:
     """Accuracy over confidence. On the diagonal the two are equal."""
     total = sum(bin["n"] for bin in bins)
