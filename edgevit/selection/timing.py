@@ -74,6 +74,9 @@ def untrained_forms(student: Student, runtime: str, precisions: Collection[str],
     export = Export.model_validate({"stage": "export", "id": "onnx", "model": "model", "runtime": runtime})
     quantize = {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "images", "placement": "all"}
     file = _exported(built, spec, export, folder)
+    if "int8" not in precisions:
+        yield Candidate("float32", file, options_for(runtime), "float32")
+        return
     for candidate in _forms(file, Quantize.model_validate({**quantize, "runtime": runtime}), folder):
         if candidate.weight_precision in precisions:
             yield candidate

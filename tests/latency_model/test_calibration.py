@@ -131,7 +131,7 @@ def test_the_projects_calibration_wins(calibrated: Calibration) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"latency_ms": {"label": "replayed"}}, "a stand-in replays"),
+        ({"latency_ms": {"label": "replayed"}}, "replayed by a stand-in"),
         ({"latency_ms": {"invalid": ["other programs ran"]}}, "the latency is invalid"),
         ({"latency_ms": {"boundary": "end_to_end"}}, "not of the model alone"),
         ({"target": "orin"}, "of another target"),
