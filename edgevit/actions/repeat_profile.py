@@ -21,7 +21,7 @@ START_SCATTER = 0.03  # of p50 from one start of a model to the next, beside its
 # What a receipt repeats. `runtime` is that of the file, by its own name.
 PLAN = (
     "target", "runtime", "threads", "batch_size", "precision", "boundary", "warmup_s", "most_warmup_s", "duration_s",
-    "min_runs", "soak_s",
+    "min_runs", "soak_s", "idle_s",
 )  # fmt: skip
 MACHINE = {
     "the CPU": ("cpu", "model"),

@@ -399,15 +399,19 @@ def estimate(
     precision: str | None = None,
     tensorrt: str | None = None,
     power_mode: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
     batch_size: int | None = None,
 ) -> Estimate:
     """Predict the latency of an ONNX model on a board that is not at hand. Nothing is measured.
 
     Args:
-        board: such as "orin-nano-8gb".
-        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs, and float16 without any.
+        board: such as "orin-nano-8gb"; or a target that `edgevit devices calibrate` has fitted.
+        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs; without any, float16 on a
+            board, and float32 on a calibrated target.
         tensorrt: version of TensorRT, such as "10.3", to check against the board.
         power_mode: such as "MAXN_SUPER"; the board's fastest ordinary mode by default.
+        runtime, threads: of a calibrated target; by default those of its last calibration.
         batch_size: 1 by default, or the batch size that the file fixes.
 
     Returns:
@@ -435,6 +439,7 @@ def estimate(
         file = stages().onnx_file(path_argument(model, argument("estimate", "model")))
     return estimated_latency(
         file, board, precision=precision, tensorrt=tensorrt, power_mode=power_mode, batch_size=batch_size,
+        runtime=runtime, threads=threads,
         place=partial(argument, "estimate"),
     )  # fmt: skip
 

@@ -177,6 +177,10 @@ def profile(
     retry_s: Annotated[
         float, number("--retry", bounds.WARMUP_S, "Time in seconds to repeat a disturbed measurement.")
     ] = default_of("Profile", "retry_s"),
+    idle_s: Annotated[
+        float,
+        number("--idle", bounds.WARMUP_S, "Rest before the runs, in seconds, for the power at rest; 0: no energy."),
+    ] = default_of("Profile", "idle_s"),
     repeat: Annotated[
         Path | None,
         typer.Option(
@@ -188,7 +192,7 @@ def profile(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the latency of a model.
+    """Measure the latency of a model, and its energy where the machine tells its power.
 
     The measurement begins when the runs are steady. If other programs, heat or clocks disturb it, it is repeated for
     --retry seconds. If it stays disturbed, the latency is INVALID.
@@ -216,7 +220,7 @@ def profile(
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
                             batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s, soak_s=soak_s, retry_s=retry_s)  # fmt: skip
+                            duration_s=duration_s, soak_s=soak_s, retry_s=retry_s, idle_s=idle_s)  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
@@ -370,20 +374,24 @@ def _print_latency(profile: Artifact) -> None:
 def _print_latencies(profiles: Iterable[Artifact]) -> None:
     """A row for each target."""
     from edgevit.profiling.latency_record import LatencyRecord
-    from edgevit.report.text import NOT_MEASURED, latency_interval, median_cell
+    from edgevit.report.text import NOT_MEASURED, energy_cell, latency_interval, median_cell
 
+    profiles = list(profiles)
     latencies = [LatencyRecord.of_metrics(profile.metrics) for profile in profiles]
+    energies = [profile.metrics.get("energy_mj") for profile in profiles]
+    shown = [[energy_cell(energy)] if any(energies) else [] for energy in energies]
     rows = [
         (
             latency.target,
             median_cell(latency),
             latency_interval(latency),
             f"{latency.p99.ms:.3g}" if latency.p99 else NOT_MEASURED,
+            *energy,
             latency.runtime,
         )
-        for latency in latencies
+        for latency, energy in zip(latencies, shown, strict=True)
     ]
-    print_table(("target", "p50", "95% interval", "p99", "runtime"), rows)
+    print_table(("target", "p50", "95% interval", "p99", *(["energy"] if any(energies) else []), "runtime"), rows)
 
 
 def _corruptions(evaluation: Artifact) -> dict[str, Any] | None:

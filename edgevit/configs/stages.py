@@ -405,7 +405,7 @@ class Profile(OnTarget):
 
     stage: Literal["profile"]
     makes: ClassVar[Kind] = "latency"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     model: ModelRef = Field(description="Model to time.")
     batch_size: BatchSize = Field(1, description="Number of images in a batch.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
@@ -433,6 +433,17 @@ class Profile(OnTarget):
         20.0,
         description="Time in seconds for which a disturbed measurement is repeated. If the last one is disturbed too, "
         "the latency is invalid.",
+    )
+    idle_s: Annotated[WarmupSeconds, Added()] = Field(
+        3.0,
+        description="Time in seconds for which the machine rests before the runs, where it tells its power. The energy "
+        "for an image is that above rest. 0: energy is not measured.",
+    )
+
+    layers: Annotated[bool, Added()] = Field(
+        False,
+        description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
+        "part of the model, and the roofline. ONNX Runtime over SSH and local-gpu do not tell them.",
     )
 
     def runtime_on(self, target: str) -> str | None:

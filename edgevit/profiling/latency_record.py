@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.profiling.energy import EnergyRecord, NoEnergy, energy_in
 from edgevit.profiling.loop import Start
 from edgevit.profiling.telemetry import NOT_SAMPLED
 
@@ -40,6 +41,7 @@ class LatencyRecord:
         cpus_used: processors that the process kept busy on average during the runs; None if it was not recorded.
         parts_ms: the median time of each part of a run from a photo to a class; empty if the model alone was timed.
         start: of the model in a process of its own; None if it was not measured.
+        energy: for an image, or why it was not measured; None if the release that measured did not try.
     """
 
     p50_ms: float
@@ -61,6 +63,7 @@ class LatencyRecord:
     cpus_used: float | None = None
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
+    energy: EnergyRecord | NoEnergy | None = None
 
     @property
     def is_judged(self) -> bool:
@@ -99,6 +102,7 @@ class LatencyRecord:
             cpus_used=metrics.get("cpus_used"),
             parts_ms=metrics.get("parts_ms", {}),
             start=Start(**start) if start else None,
+            energy=energy_in(metrics),
         )
 
     def numbers(self) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class MeasurePlan:
         boundary: `compute` is the model alone with its input in place; `end_to_end` adds decoding and preprocessing.
         soak_s: longest time of load before the warm-up, until the temperature is steady.
         is_watched: whether the state of this machine is sampled during the runs. An agent elsewhere always does it.
+        idle_s: time at rest before all runs, over which idle power is measured where the machine tells power. 0: energy
+            is not measured.
     """
 
     warmup_s: float = 0.5
@@ -64,6 +66,7 @@ class MeasurePlan:
     soak_s: float = 0.0
     most_warmup_s: float = 0.0
     is_watched: bool = False
+    idle_s: float = 0.0
 
 
 class Soak(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgevit.profiling.conditions import hottest_c, load_average
+from edgevit.profiling.energy import EnergyRecord, NoEnergy, energy_of_runs
 from edgevit.profiling.loop import (
     STEADY_OVER_S,
     Clock,
@@ -58,6 +59,7 @@ class Measurement:
         disturbed: reasons why the measurement does not count that the telemetry does not show, one sentence each.
         parts_ms: the median time of each part of a run from a photo to a class; empty for the boundary `compute`.
         start: of the model in a process of its own; None where it was not measured.
+        seconds: from the start of the first run to the end of the last one; by default, the sum of the latencies.
     """
 
     samples_ms: Samples
@@ -70,6 +72,7 @@ class Measurement:
     disturbed: tuple[str, ...] = ()
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
+    seconds: float | None = None
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
@@ -100,6 +103,13 @@ class Measurement:
         """
         from_telemetry = self.telemetry.invalid(self.processor) if self.telemetry else ()
         return (*self.disturbed, *from_telemetry)
+
+    @cached_property
+    def energy(self) -> EnergyRecord | NoEnergy:
+        """The energy for an image, or why it was not measured."""
+        seconds = float(self.samples_ms.sum()) / 1e3 if self.seconds is None else self.seconds
+        images, invalid = self.plan.batch_size, self.invalid
+        return energy_of_runs(self.telemetry, self.processor, self.samples_ms, seconds, images, self.label, invalid)
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""
@@ -137,7 +147,7 @@ def measure(
 ) -> Measurement:
     """Measure the latency of `work`: warm up until it is steady, then run for at least `duration_s` and `min_runs`.
 
-    With `plan.soak_s`, the machine is heated before.
+    With `plan.idle_s`, the meters measure the machine at rest before. With `plan.soak_s`, it is then heated.
 
     Args:
         conditions: the caller's facts about the model and the machine; the load of the machine is added.
@@ -147,6 +157,8 @@ def measure(
     """
     receipt, clock = {**(conditions or {}), **plan.__dict__, **load_now()}, clock or WallClock()
     meters = meters if plan.is_watched else ()
+    for meter in meters:
+        meter.rest(plan)
     soaked = soak(work, plan.soak_s, temperature_c, clock) if plan.soak_s else None
     runs, readings = _metered(work, plan, clock, meters)
     samples_ms = np.asarray(runs.samples_ms)
@@ -172,6 +184,7 @@ def measure(
         processor=processor,
         disturbed=(*drifted(samples_ms), *(reason for reading in readings for reason in reading.invalid)),
         parts_ms=runs.parts_ms,
+        seconds=runs.seconds,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,13 @@ class Interval:
 
     low: float
     high: float
+
+
+class Spread(NamedTuple):
+    """The variance of a mean, and the degrees of freedom of this variance."""
+
+    variance: float
+    freedom: float
 
 
 def nearest_rank(samples_ms: Samples, percent: float) -> float:
@@ -53,34 +61,58 @@ def percentile_interval(samples_ms: Samples, percent: float) -> Interval | None:
 def independent_runs(samples_ms: Samples, percent: float) -> float:
     """The number of independent runs whose share up to a percentile varies as that of these runs, at most all.
 
-    Runs share clocks, caches and neighbors. The variance of the share is that over blocks. Blocks are joined in pairs
-    until neighbors hardly depend on each other, and what dependence is left widens it as in an AR(1) process. Student's
-    distribution stands for the few blocks (Steiger and Wilson 2002).
+    Runs share clocks, caches and neighbors, so the variance of the share is `spread_of_mean`. Student's distribution
+    stands for the few blocks (Steiger and Wilson 2002).
     """
-    from scipy.special import stdtrit
-
     count, share = len(samples_ms), percent / 100
     is_below = (samples_ms <= nearest_rank(samples_ms, percent)).astype(np.float64)
     blocks = min(MOST_BLOCKS, count // 4)
     if blocks < 2:
         return float(count)
+    spread = spread_of_mean(is_below, blocks)
+    variance = max(spread.variance, share * (1 - share) / count)
+    return max(1.0, float(share * (1 - share) / (variance * (students_t(spread.freedom) / NORMAL) ** 2)))
+
+
+def spread_of_mean(values: Samples, blocks: int) -> Spread:
+    """The variance of the mean of values that follow one another and may depend on each other.
+
+    It is the variance over blocks of values. Blocks are joined in pairs until neighbors hardly depend on each other,
+    and the dependence that is left widens it as in an AR(1) process.
+
+    Args:
+        blocks: the number of blocks to begin with, at least 2.
+    """
     while True:
-        shares = np.array([block.mean() for block in np.array_split(is_below, blocks)])
-        dependence = _dependence(shares)
+        means = np.array([block.mean() for block in np.array_split(values, blocks)])
+        dependence = _dependence(means)
         if dependence <= 1 / math.sqrt(blocks) or blocks // 2 < FEWEST_BLOCKS:
             break
         blocks //= 2
     widened = (1 + dependence) / (1 - dependence)
-    variance = max(float(shares.var(ddof=1)) / blocks * widened, share * (1 - share) / count)
-    freedom = max(2.0, (blocks - 1) / widened)
-    return max(1.0, float(share * (1 - share) / (variance * (stdtrit(freedom, 0.975) / NORMAL) ** 2)))
+    return Spread(float(means.var(ddof=1)) / blocks * widened, max(2.0, (blocks - 1) / widened))
+
+
+def students_t(freedom: float) -> float:
+    """The 97.5% quantile of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def _dependence(values: Samples) -> float:
-    """Correlation of neighbors, without its bias, from 0 to 0.9."""
-    centered = values - values.mean()
+    """Correlation of neighbors, from 0 to 0.9, without its bias, which is (1 + 4ρ) / n for n values (Kendall 1954).
+
+    Of many values, of which dependent ones are joined, the bias is taken as 1 / n.
+    """
+    centered, count = values - values.mean(), len(values)
     square = float(centered @ centered)
-    return min(max(float(centered[:-1] @ centered[1:]) / square + 1 / len(values), 0.0), 0.9) if square else 0.0
+    if square == 0:
+        return 0.0
+    correlation = float(centered[:-1] @ centered[1:]) / square + 1 / count
+    if 4 < count < FEWEST_BLOCKS:
+        correlation /= 1 - 4 / count
+    return min(max(correlation, 0.0), 0.9)
 
 
 def ratio_over_starts(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:

@@ -18,6 +18,7 @@ from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
 from edgevit.report.features import of_features
+from edgevit.report.layer_times import layer_times_json
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
@@ -76,6 +77,7 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "episodes": over_episodes(models),
         "features": of_features(models),
         "attention": attention_beside(models),
+        "layer_times": layer_times_json(models),
         "tensorrt": before_tensorrt(models),
     }
 

@@ -21,6 +21,7 @@ from edgevit.report import plots, text
 from edgevit.report.attention import pictures_beside
 from edgevit.report.device import telemetry_of
 from edgevit.report.features import neighbors_of
+from edgevit.report.layer_times import section, timed_models
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
 
@@ -63,6 +64,9 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
+        energies=text.energy_rows(report["variants"]),
+        energy_header=text.ENERGY_HEADER,
+        energy_note=text.energy_note(report["variants"]),
         selections=[_selection(selection) for selection in report["selections"]],
         selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),
@@ -70,6 +74,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
         classes_note=text.CLASSES_NOTE,
         latency=_latency(deployed),
+        layer_times=[section(timed, name, is_folded=True) for name, timed in timed_models(lineup)],
         curves=list(_training_curves(lineup)),
         confusion=_confusion(deployed),
         mistakes=list(_mistakes(deployed)),

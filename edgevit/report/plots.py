@@ -135,10 +135,11 @@ def over_the_run(telemetry: Telemetry) -> str | None:
 
     The time of the counted runs is shaded.
     """
+    power = (telemetry.of("power_mw", name) for name in ("total", "gpu", "cpu"))
     sensors = (
         (telemetry.watched, "°C", 1.0, BAD),
         (telemetry.of("clock_mhz", "gpu") or telemetry.of("clock_mhz", "cpu"), "MHz", 1.0, ACCENT),
-        (telemetry.of("power_mw", "total"), "W", 1e-3, SECOND),
+        (next(filter(None, power), None), "W", 1e-3, SECOND),
     )
     shown = [(series, unit, scale, color) for series, unit, scale, color in sensors if series and series.values]
     if not shown:
@@ -159,7 +160,7 @@ def over_the_run(telemetry: Telemetry) -> str | None:
     return svg()
 
 
-def roofline(timed: TimedModel, width_px: int) -> str:
+def roofline(timed: TimedModel, width_px: int, name: str = "") -> str:
     """The rate of each layer with products over its operations a byte, under the roofs, log by log.
 
     The area of a point is its share of the time. A layer above the slope has its data from caches.
@@ -167,11 +168,11 @@ def roofline(timed: TimedModel, width_px: int) -> str:
     peaks = timed.peaks
     assert peaks is not None
     placed = [(layer, layer.placement) for layer in timed.layers if layer.placement and layer.macs]
-    used = dict.fromkeys(["float32", *(layer.precision for layer, _ in placed)])
+    used = list(dict.fromkeys(layer.precision for layer, _ in placed)) or list(peaks.gflops)[:1]
     ridges = [peaks.ridge(precision) for precision in used]
     intensities = [place.intensity for _, place in placed]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
-    with _figure(f"roofline-{width_px}", width_px, 340) as (figure, svg):
+    with _figure(f"roofline-{name}-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -190,9 +191,13 @@ def roofline(timed: TimedModel, width_px: int) -> str:
             )  # fmt: skip
         bandwidth = peaks.bandwidth_gb_s
         axes.plot([low, max(ridges)], [bandwidth * low, bandwidth * max(ridges)], color=MUTED, linewidth=1.6)
-        name = f"{significant(bandwidth)} GB/s"
         axes.annotate(
-            name, (low, bandwidth * low), xytext=(16, 0), textcoords="offset pixels", va="center", color=MUTED
+            f"{significant(bandwidth)} GB/s",
+            (low, bandwidth * low),
+            xytext=(16, 0),
+            textcoords="offset pixels",
+            va="center",
+            color=MUTED,
         )
         axes.set_xlim(low, high)
         axes.margins(y=0.15)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
 from edgevit.profiling.statistics import FEWEST_RUNS
 from edgevit.terminal import points, printable
@@ -26,6 +27,7 @@ PRECISIONS = {
 NOT_MEASURED = "–"
 MOST_IMAGES = 0.5  # of the test images: with so many learned from, the accuracy says little about new images
 FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
+ENERGY_HEADER = ("model", "energy", "95% interval", "power of the runs", "at rest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
 BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
@@ -94,11 +96,39 @@ def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
         yield "Parts", f"{parts} (medians)"
     if latency.cpus_used is not None:
         yield "Processors", f"{latency.cpus_used:.2g} busy on average"
+    if isinstance(energy := latency.energy, EnergyRecord):
+        yield "Energy", energy_sentence(energy)
+        yield "Power", power_sentence(energy)
+        yield from (("Energy is doubtful", doubt) for doubt in energy.warnings)
+        yield from (("Energy is invalid", reason) for reason in energy.invalid if reason not in latency.invalid)
+    elif energy:
+        yield "Energy", f"not measured: {energy.reason}"
     if start := latency.start:
         yield "Start", f"{milliseconds(start.load_ms)} to load, {milliseconds(start.first_ms)} for the first run"
         if start.peak_bytes is not None and start.own_bytes is not None:
             own = f"{size(start.own_bytes)} before the model was loaded"
             yield "Memory", f"at most {size(start.peak_bytes)} in a process of its own, {own}"
+
+
+def energy_sentence(energy: EnergyRecord) -> str:
+    """The energy for an image, with its interval and its label. It says if it is invalid."""
+    label = "" if energy.label == "measured" else f"{energy.label}, not measured: "
+    invalid = "INVALID: " if energy.invalid else ""
+    interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g}"
+    return f"{invalid}{label}{energy.mj:.3g} mJ for an image above rest ({interval})"
+
+
+def power_sentence(energy: EnergyRecord) -> str:
+    """The mean power behind an energy, and what it is of."""
+    return f"{energy.power_w:.3g} W during the runs, {energy.idle_w:.3g} W at rest: {energy.boundary}"
+
+
+def energy_cell(energy: Mapping[str, Any] | None) -> str:
+    """The energy for an image in report.json, with its label unless it was measured and is valid."""
+    if energy is None:
+        return NOT_MEASURED
+    label = "" if energy["label"] == "measured" else f" {energy['label']}"
+    return f"{significant(energy['mj'])} mJ{label}{' invalid' if energy['invalid'] else ''}"
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
@@ -158,6 +188,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
+        *_energies(report["variants"]),
         *_every_class(report["classes"]),
         *(text for selection in report["selections"] for text in _selection(selection)),
         *_learned_from(report["learned_from"]),
@@ -166,6 +197,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(text for group in report["episodes"] for text in _over_episodes(group)),
         *(text for group in report["features"] for text in _of_features(group)),
         *(text for group in report["attention"] for text in _attention(group)),
+        *(text for timed in report["layer_times"] for text in _times_of_layers(timed)),
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
@@ -264,6 +296,35 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def energy_rows(variants: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each variant whose energy was measured, under ENERGY_HEADER."""
+    return [
+        (
+            variant["id"],
+            energy_cell(energy),
+            f"{energy['low_mj']:.3g} to {energy['high_mj']:.3g}",
+            f"{energy['power_w']:.3g} W",
+            f"{energy['idle_w']:.3g} W",
+        )
+        for variant in variants
+        if (energy := variant["energy_mj"])
+    ]
+
+
+def energy_note(variants: Sequence[Mapping[str, Any]]) -> str:
+    """What the energies are of."""
+    boundaries = dict.fromkeys(variant["energy_mj"]["boundary"] for variant in variants if variant["energy_mj"])
+    return f"Energy and power are of: {', '.join(boundaries)}. The error of the meter is not in the interval."
+
+
+def _energies(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if rows := energy_rows(variants):
+        yield "## Energy for an image, above rest"
+        yield from _in_tables([ENERGY_HEADER, *rows])
+        yield _paragraph(energy_note(variants))
 
 
 def learned_from_lines(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -544,6 +605,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(SELECTION_NOTE)
 
 
+PART_HEADER = ("part", "ms", "of the time", "of the MACs")
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 
@@ -592,6 +654,14 @@ def check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _share(count: int, total: int) -> str:
     return f"{count} of {total}" if total else NOT_MEASURED
+
+
+def _times_of_layers(timed: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield f"## Times of the layers of {timed['model']}"
+    yield _paragraph(f"{timed['headline']}:")
+    yield "\n".join(_paragraph(f"- {sentence}") for sentence in timed["sentences"])
+    yield _aligned([PART_HEADER, *(row["cells"] for row in timed["parts"])], text_columns=1)
 
 
 def _before_tensorrt(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

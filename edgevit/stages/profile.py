@@ -1,19 +1,22 @@
-"""profile: latency of a model where it will run → every sample in run order, percentiles, conditions."""
+"""profile: latency and energy of a model where it will run → every sample in run order, percentiles, conditions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgevit.artifacts import Artifact, Contents
+from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed, timed_in
 from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
 from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.telemetry import TELEMETRY_FILE
-from edgevit.runtimes.base import SessionOptions, check_batch, for_runtime, precision_of, runtime_of
+from edgevit.runtimes.base import Session, SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import target_for
 
 
@@ -24,8 +27,14 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     with target_for(config.target, context).open(model, options) as session:
         measured = valid_measurement(lambda: session.measure(_plan(config)), config.retry_s, context.progress.say)
         measured = session.with_start(measured)
+        if config.layers:
+            _time_layers(session, model, config, context, out)
     for reason in measured.invalid:
         context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+    energy = measured.energy
+    if isinstance(energy, EnergyRecord) and not measured.invalid:
+        for reason in energy.invalid:
+            context.progress.say(f"{config.id}: the energy is INVALID: {reason}")
     for warning in measured.warnings:
         context.progress.say(f"{config.id}: {warning}")
     if measured.telemetry is not None:
@@ -34,6 +43,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     (out / "latency.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     metrics = {
         "latency_ms": measured.summary(),
+        **metrics_of_energy(energy),
         "runtime": runtime_of(model),
         "target": config.target,
         "precision": precision_of(model, options),
@@ -46,6 +56,18 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     return Contents(kind="latency", metrics=metrics, logs=(TELEMETRY_FILE,) if measured.telemetry is not None else ())
 
 
+def _time_layers(session: Session, model: Artifact, config: Profile, context: Context, out: Path) -> None:
+    """Write the times of the layers. A target that tells none is noted."""
+    timed = timed_in(session, model, _plan(config), config.threads, context.progress.say)
+    if timed is None:
+        note = f"{config.target} does not tell the time of each layer in {runtime_of(model)}"
+        context.progress.say(f"note: {config.id}: {note}")
+        return
+    for reason in timed.times.invalid:
+        context.progress.say(f"{config.id}: the times of the layers are INVALID: {reason}")
+    (out / TIMES_FILE).write_bytes(json_of_timed(replace(timed, path=Path(model.id))))
+
+
 def _plan(config: Profile) -> MeasurePlan:
     return MeasurePlan(
         warmup_s=config.warmup_s,
@@ -55,5 +77,6 @@ def _plan(config: Profile) -> MeasurePlan:
         batch_size=config.batch_size,
         boundary=config.boundary,
         soak_s=config.soak_s or 0.0,
+        idle_s=config.idle_s,
         is_watched=True,
     )

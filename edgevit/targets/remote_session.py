@@ -142,7 +142,7 @@ class RemoteSession(Session):
             request = {"do": "measure", **side_for_worker(self._model, MODEL, source.name), "plan": vars(plan)}
             files = {MODEL: one_file(self._model, Path(folder)), source.name: source}
             asked = {**request, "threads": self._threads}
-            answer, telemetry = self._worker.timed(asked, files, _Measured, _limit_s(plan), _counted_s)
+            answer, telemetry = self._worker.timed(asked, files, _Measured, _limit_s(plan), _counted_s, plan.idle_s)
         if len(answer.samples_ms) < plan.min_runs:
             raise self._worker.no_answer(f"{len(answer.samples_ms)} runs of at least {plan.min_runs}")
         conditions = {
@@ -169,6 +169,7 @@ class RemoteSession(Session):
             disturbed=drifted(samples_ms),
             parts_ms=answer.parts_ms,
             start=answer.start,
+            seconds=answer.seconds,
         )
 
     @property
@@ -263,7 +264,7 @@ def _limit_s(plan: MeasurePlan) -> float:
 
 
 def _counted_s(answer: _Measured) -> float:
-    return sum(answer.samples_ms) / 1e3
+    return answer.seconds
 
 
 def _size(output: _Output) -> int:

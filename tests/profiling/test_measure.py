@@ -122,6 +122,9 @@ class CountingMeter:
     def __init__(self, clock: FakeClock, disturbed: Iterator[bool]) -> None:
         self.clock, self.disturbed, self.runs = clock, disturbed, list[int]()
 
+    def rest(self, plan: MeasurePlan) -> None:
+        assert not self.clock.timed or self.runs, "the machine rests before the first warm-up"
+
     def start(self, plan: MeasurePlan) -> None:
         self.runs.append(-len(self.clock.timed))
 

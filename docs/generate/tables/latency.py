@@ -93,5 +93,19 @@ def interval_coverage(result: Json) -> Iterator[Table]:
     )
 
 
+def energy_coverage(result: Json) -> Iterator[Table]:
+    yield Table(
+        "coverage",
+        ("readings depend on each other as", "seconds of runs", "intervals that cover it", "median width"),
+        tuple(
+            (process, seconds, percent(one["covered"]), percent(one["width"]))
+            for process, lengths in result["coverage"].items()
+            for seconds, one in lengths.items()
+        ),
+        f"{result['simulations']} simulated measurements of each kind. An interval promises 95%. The width is a share "
+        "of the energy, for power that scatters by 10% of its mean.",
+    )
+
+
 def _cells(errors: Json) -> tuple[str, str, str]:
     return percent(errors["median"]), percent(errors["p90"]), percent(errors["within_20"])
