@@ -551,16 +551,19 @@ def head_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, (NOT_MEASURED, f"always '{printable(guess['class'])}'", f"{guess['value']:.2%}", NOT_MEASURED)]
 
 
-def labels_text(head: Mapping[str, Any]) -> str:
-    """The labels that a head was fitted to: `851`, or `9 (1%, 5 draws)`."""
-    share = "" if head["label_share"] == 1 else f" ({head['label_share']:.3g}, {head['draws']} draws)"
-    return f"{head['support_images']:,}{share}"
+def labels_text(head: Mapping[str, Any], unit: str = "") -> str:
+    """The number of labels that a head was fitted to: `851`, or `9 (1%, 5 draws)`. A `unit` follows the number."""
+    share = "" if head["label_share"] == 1 else f" ({100 * head['label_share']:.3g}%, {head['draws']} draws)"
+    return f"{head['support_images']:,}{unit}{share}"
 
 
 def measure_rows(features: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of the measures of features."""
     named = {name: features.get(name) for name in MEASURES}
-    return [(MEASURES[name], NOT_MEASURED if value is None else f"{value:.3g}") for name, value in named.items()]
+    return [
+        (MEASURES[name], NOT_MEASURED if value is None else f"{value:.3g}".replace("-", "−"))
+        for name, value in named.items()
+    ]
 
 
 def measures_sentence(features: Mapping[str, Any]) -> str:
@@ -572,7 +575,7 @@ def measures_sentence(features: Mapping[str, Any]) -> str:
 def feature_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
     """The rows of a table of heads on features: labels and head, and the accuracy on each model's features."""
     return [
-        (f"{labels_text(row)} labels, {row['head']}", [model["top1"][number] for model in group["models"]])
+        (f"{labels_text(row, ' labels')}, {row['head']}", [model["top1"][number] for model in group["models"]])
         for number, row in enumerate(group["rows"])
     ]
 
@@ -595,7 +598,8 @@ def feature_note(group: Mapping[str, Any]) -> str:
         f"Top-1 on {group['images']:,} images of {group['data']}, by heads that were fitted to the frozen features of "
         f"labelled images of {group['support']}. kNN: votes of the k nearest images, each weighted by exp(cosine/τ). "
         "Linear: logistic regression; held-out images of the support choose its penalty. The intervals are for new "
-        f"images and new draws of the labels. Always answering '{guess['class']}' gives {percent(guess['value'])}."
+        f"images, and over several draws for new draws too. Always answering '{guess['class']}' gives "
+        f"{percent(guess['value'])}."
     )
 
 
