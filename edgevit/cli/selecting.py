@@ -39,9 +39,9 @@ def select(
         ),
     ] = None,
     students: Annotated[
-        int, number("--students", bounds.CANDIDATES, "Largest number of students that are trained and compared.")
-    ] = 4,
-    epochs: Annotated[int, number("--epochs", bounds.COUNT, "Epochs of each short training.")] = 8,
+        int, number("--students", bounds.CANDIDATES, "Largest number of students in the first round of trainings.")
+    ] = 8,
+    epochs: Annotated[int, number("--epochs", bounds.COUNT, "Epochs of the students that reach the last round.")] = 9,
     out: RecipeOut = Path("recipe.yaml"),
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
     teacher: Teacher = None,
@@ -54,7 +54,8 @@ def select(
 
     Students of the catalog are timed untrained on the target, or predicted for a board. If none meets the budget,
     the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
-    capable students train for the same few epochs, and the most accurate on the validation images is taken.
+    capable students train in rounds: after each, the most accurate third on the validation images trains on. The
+    most accurate of the last round is taken. The same command goes on after an interruption.
 
     Example: edgevit select --data photos/ --latency-ms 10 --out photos.yaml
     """

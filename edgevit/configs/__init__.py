@@ -58,6 +58,8 @@ from edgevit.configs.stages import (
     Report,
     Select,
     StageConfig,
+    makers_of,
+    models_of,
 )
 from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
@@ -155,6 +157,8 @@ __all__ = [
     "input_files",
     "kinds_of",
     "known_folders",
+    "makers_of",
+    "models_of",
     "references",
     "with_absolute_files",
 ]
