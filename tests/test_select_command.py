@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import edgevit
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -34,7 +35,7 @@ from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.errors import CheckFailed, DataError, RecipeError
+from edgevit.errors import ArtifactError, CheckFailed, DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord
 from edgevit.models.creation import create_model
 from edgevit.pipeline import datasets_of, ingredients_of, resolve
@@ -232,6 +233,27 @@ def test_a_budget_that_no_student_meets_is_said_before_any_training(
     assert caught.value.exit_code == 1
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "new.yaml").exists()
+
+
+def test_python_selects_as_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that only the smallest student meets: nothing is trained."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    keep_timings(2)
+    folder, out, runs = photos(tmp_path / "photos", {"a": 60, "b": 60}), tmp_path / "new.yaml", tmp_path / "runs"
+    smallest = shortlist()[0]
+    limit_ms = 1.01 * machine(1)(smallest).p50_high_ms / ROOM
+    with pytest.raises(CheckFailed, match="can be met"):
+        edgevit.select(folder, 0.1, out, runs=runs, offline=True)
+    selected = edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
+    assert selected.student == smallest
+    assert (selected.selection, selected.rounds) == (None, ())
+    assert "the only one within the budget" in str(selected)
+    assert load_recipe(out).budget.latency_ms == pytest.approx(limit_ms)
+    assert not runs.exists()
+    with pytest.raises(ArtifactError, match="the path is already taken"):
+        edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
+    with pytest.raises(RecipeError, match="students"):
+        edgevit.select(folder, limit_ms, out, students=1, runs=runs, offline=True, overwrite=True)
 
 
 def test_folders_of_train_and_test_leave_no_images_to_validate_on(tmp_path: Path) -> None:

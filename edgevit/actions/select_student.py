@@ -34,7 +34,7 @@ from edgevit.actions.short_trainings import (
 from edgevit.actions.student_choice import ChosenStudent, students_within, timer
 from edgevit.artifacts import IOSpec, Json
 from edgevit.configs import OPSET
-from edgevit.configs.targets import LOCAL_GPU
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.context import Context
 from edgevit.errors import DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
@@ -45,7 +45,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
 from edgevit.selection.candidates import Candidate
-from edgevit.selection.halving import rounds_of
+from edgevit.selection.halving import EPOCHS, STUDENTS, rounds_of
 from edgevit.selection.records import Timing
 from edgevit.selection.winner import (
     MeasuredModel,
@@ -70,8 +70,8 @@ class TrialOptions:
         board: whose latency is predicted, in place of a measurement on the target.
     """
 
-    students: int = 8
-    epochs: int = 9
+    students: int = STUDENTS
+    epochs: int = EPOCHS
     runs: Path = Path("runs")
     board: str | None = None
 
@@ -151,9 +151,7 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
         TargetError, RecipeError, ArtifactError: see `look_at_folder`.
     """
     assert options.latency_ms is not None
-    _check_not_on_gpu(options)
-    if trials.board is not None:
-        board_rates(trials.board, where="--board")  # refuses a board that is not known
+    _check_target(options, trials.board)
     context = in_project(options, context)
     found = look_at_folder(options, context)
     held_back = with_labels_held_back(found, HELD_BACK)
@@ -233,7 +231,8 @@ def selected_by_prediction(
     return selection.record(models, limits, "predicted")
 
 
-def _check_not_on_gpu(options: InitOptions) -> None:
+def _check_target(options: InitOptions, board: str | None) -> None:
+    """Refuse a target that select does not take, and a board that is not known."""
     if options.target == LOCAL_GPU:
         raise RecipeError(
             "select compares ONNX files, and init deploys PyTorch on local-gpu",
@@ -241,6 +240,11 @@ def _check_not_on_gpu(options: InitOptions) -> None:
             got=LOCAL_GPU,
             next="edgevit init --target local-gpu",
         )
+    if board is not None and options.target != LOCAL_CPU:
+        what = "a board is predicted, and a target is measured"
+        raise RecipeError(what, got=f"--board {board} and --target {options.target}", next="give one of them")
+    if board is not None:
+        board_rates(board, where="--board")
 
 
 def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[Candidate, Timing]:

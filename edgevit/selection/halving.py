@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REDUCTION = 3  # η of Hyperband (Li et al. 2017): each round has a third of the students and three times the epochs
+STUDENTS, EPOCHS = 8, 9  # of the first round, and at the end of the last one, if nothing else is asked
 FINALISTS = 2  # the least number of students in the last round
 
 
