@@ -29,7 +29,14 @@ from edgevit.actions.init_recipe import (
     with_labels_held_back,
 )
 from edgevit.actions.select_student import HELD_BACK, TrialOptions, _about, _compared, predictor, selected_by_prediction
-from edgevit.actions.short_trainings import TrialRunner, TrialStages, _free_first, train_in_rounds, trial_stages
+from edgevit.actions.short_trainings import (
+    TrialRunner,
+    TrialStages,
+    _free_first,
+    recipe_of_finalists,
+    train_in_rounds,
+    trial_stages,
+)
 from edgevit.actions.student_choice import ChosenStudent, WeightSources, architecture, students_within
 from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
@@ -81,7 +88,7 @@ def test_the_short_trainings_are_a_recipe_that_run_accepts(tmp_path: Path, on_ta
     stages = trial_stages(found, students, rounds, on_target)
     file = tmp_path / "again.yaml"
     with file.open("w") as stream:
-        recipe = stages.of_finalists(tuple(students), found, on_target)
+        recipe = recipe_of_finalists(stages, tuple(students), found, on_target)
         YAML(typ="safe").dump(recipe.model_dump(mode="json", exclude_none=True), stream)
     again = load_recipe(file)
     trainings = [stage for stage in again.stages if isinstance(stage, Train)]
@@ -123,7 +130,7 @@ def tiny_trainings(folder: Path, wild: str | None = None) -> tuple[TrialStages, 
         trainings = tuple(stage.model_copy(update=rates) for stage in stages.rounds[wild])
         stages = replace(stages, rounds={**stages.rounds, wild: trainings})
     said = Context(progress=Said(), workers=0)
-    recipe = stages.of_finalists(tuple(TINY), found, on_target=True)
+    recipe = recipe_of_finalists(stages, tuple(TINY), found, on_target=True)
     datasets = datasets_of(recipe, folder, folder / "runs", said)
     return stages, rounds, TrialRunner(folder, folder / "runs", said, datasets)
 
@@ -268,7 +275,9 @@ def test_of_few_labels_some_are_held_back_to_compare_by(tmp_path: Path) -> None:
     assert found.images.val is None
     held_back = with_labels_held_back(found, HELD_BACK)
     stages = trial_stages(held_back, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
-    roles = datasets_of(stages.of_finalists(tuple(stages.rounds), held_back, True), tmp_path, tmp_path, Context())
+    roles = datasets_of(
+        recipe_of_finalists(stages, tuple(stages.rounds), held_back, True), tmp_path, tmp_path, Context()
+    )
     support, val = (open_dataset(roles[f"photos.{role}"]) for role in ("support", "val"))
     assert set(support.sample_ids).isdisjoint(val.sample_ids)
     assert set(support.labels.tolist()) == set(val.labels.tolist()) == {0, 1}

@@ -28,6 +28,7 @@ from edgevit.actions.short_trainings import (
     ACCURACY,
     SELECTED,
     TrialRunner,
+    recipe_of_finalists,
     train_in_rounds,
     trial_stages,
 )
@@ -280,11 +281,13 @@ def _compared(
     """Train the students in rounds, and compare the finalists."""
     rounds, on_target = rounds_of(len(students), trials.epochs), trials.board is None
     stages, base = trial_stages(found, students, rounds, on_target), found.options.out.absolute().parent
-    datasets = pipeline.datasets_of(stages.of_finalists(tuple(students), found, on_target), base, trials.runs, context)
+    datasets = pipeline.datasets_of(
+        recipe_of_finalists(stages, tuple(students), found, on_target), base, trials.runs, context
+    )
     runner = TrialRunner(base, trials.runs, context, datasets)
     trained = train_in_rounds(stages, rounds, runner)
     try:
-        made = runner.run(stages.of_finalists(trained.finalists, found, on_target))
+        made = runner.run(recipe_of_finalists(stages, trained.finalists, found, on_target))
         selection: Json = (
             made[SELECTED].metrics["selection"]
             if on_target

@@ -7,7 +7,7 @@ processes may share the folder of runs. Each takes a training that no other one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +49,14 @@ class TrialStages:
         """The recipe of a student until the end of a round."""
         return self.with_stages(*self.teacher, *self.starts[label], *self.rounds[label][: place + 1])
 
-    def of_finalists(self, labels: Sequence[str], found: Findings, on_target: bool) -> Recipe:
-        """The recipe of the last comparison.
-
-        Args:
-            on_target: the stage `select` takes a student; otherwise, each student is evaluated here.
-        """
+    def of_finalists(self, labels: Sequence[str], last: Iterable[Stage]) -> Recipe:
+        """The recipe of students until the end of the last round, with their files, and with the stages `last`."""
         made = [stage for label in labels for stage in (*self.starts[label], *self.rounds[label], *self.files[label])]
-        models = {label: self.files[label][-1].id for label in labels}
-        last = [_select(found, models)] if on_target else list(_evaluations(found, models))
         return self.with_stages(*self.teacher, *made, *last)
+
+    def models(self, labels: Sequence[str]) -> dict[str, str]:
+        """The stage of each student whose file would be deployed."""
+        return {label: self.files[label][-1].id for label in labels}
 
     def with_stages(self, *stages: Stage) -> Recipe:
         return self.recipe.model_copy(update={"stages": stages})
@@ -117,11 +115,39 @@ def trial_stages(
         starts[label] = tuple(_labelled(by_id[id], label) for id in ("start",) if id in by_id)
         training = by_id[STUDENT]
         assert isinstance(training, (Train, Distill))
-        trainings[label] = tuple(_trainings(training, label, rounds, found.images.val))
+        trainings[label] = tuple(trainings_of(training, label, rounds, found.images.val))
         last = trainings[label][-1].id
         files[label] = tuple(_labelled(by_id[id], label, {STUDENT: last}) for id in SHIPPED[on_target])
     empty = recipe.model_copy(update={"name": f"{recipe.name}-select", "budget": Budget(), "stages": ()})
     return TrialStages(empty, tuple(by_id[id] for id in TEACHER if id in by_id), starts, trainings, files)
+
+
+def trainings_of(
+    training: Train | Distill, label: str, rounds: Sequence[Round], validation: str | None
+) -> Iterator[Stage]:
+    """A training for each round. It goes on from the checkpoint of the round before, with a new cosine of the rate.
+
+    Such warm restarts are those of Loshchilov and Hutter 2017 (SGDR). Other seeds give other random views.
+    """
+    before = 0
+    for number, this in enumerate(rounds, 1):
+        own: Json = {"id": f"{STUDENT}-{number}/{label}", "val": validation, "epochs": this.epochs - before}
+        if number > 1:
+            own |= {"init": f"{STUDENT}-{number - 1}/{label}", "model": None, "model_args": {}, "image_size": None}
+        elif training.init:
+            own |= {"init": f"start/{label}"}
+        yield training.model_copy(update={**own, "seed": training.seed + number - 1})
+        before = this.epochs
+
+
+def recipe_of_finalists(stages: TrialStages, labels: Sequence[str], found: Findings, on_target: bool) -> Recipe:
+    """The recipe of the last comparison.
+
+    Args:
+        on_target: the stage `select` takes a student; otherwise, each student is evaluated here.
+    """
+    models = stages.models(labels)
+    return stages.of_finalists(labels, [_select(found, models)] if on_target else _evaluations(found, models))
 
 
 def train_in_rounds(stages: TrialStages, rounds: Sequence[Round], runner: TrialRunner) -> ShortTrainings:
@@ -162,24 +188,6 @@ def _free_first(labels: Sequence[str], stages: TrialStages, place: int, runner: 
         label = next(free, waiting[0])
         waiting.remove(label)
         yield label
-
-
-def _trainings(
-    training: Train | Distill, label: str, rounds: Sequence[Round], validation: str | None
-) -> Iterator[Stage]:
-    """A training for each round. It goes on from the checkpoint of the round before, with a new cosine of the rate.
-
-    Such warm restarts are those of Loshchilov and Hutter 2017 (SGDR). Other seeds give other random views.
-    """
-    before = 0
-    for number, this in enumerate(rounds, 1):
-        own: Json = {"id": f"{STUDENT}-{number}/{label}", "val": validation, "epochs": this.epochs - before}
-        if number > 1:
-            own |= {"init": f"{STUDENT}-{number - 1}/{label}", "model": None, "model_args": {}, "image_size": None}
-        elif training.init:
-            own |= {"init": f"start/{label}"}
-        yield training.model_copy(update={**own, "seed": training.seed + number - 1})
-        before = this.epochs
 
 
 def _labelled(stage: Stage, label: str, renamed: Mapping[str, str] = {}) -> Stage:

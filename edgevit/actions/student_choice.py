@@ -188,6 +188,22 @@ def students_within(
     """
     best = choose_student(sources, None, time, latency_ms, size_mib, where).candidate
     group = next(group for group in _groups(sources, None) if best in group)
+    return with_smaller(best, group, time, latency_ms, size_mib, most)
+
+
+def with_smaller(
+    best: Candidate,
+    group: Sequence[Candidate],
+    time: Callable[[Candidate], Timing],
+    latency_ms: float,
+    size_mib: float | None,
+    most: int,
+) -> dict[Candidate, Timing]:
+    """A student and smaller ones of a group that are within the limits, each of another architecture; at most `most`.
+
+    Args:
+        group: by rising MACs.
+    """
     within = {best: time(best)}
     for candidate in reversed([each for each in group if each.macs < best.macs]):
         if len(within) == most:

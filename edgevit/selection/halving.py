@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REDUCTION = 3  # η of Hyperband (Li et al. 2017): each round has a third of the students and three times the epochs
-STUDENTS, EPOCHS = 8, 9  # of the first round, and at the end of the last one, if nothing else is asked
-FINALISTS = 2  # the least number of students in the last round
+STUDENTS, EPOCHS = 6, 9  # of the first round, and at the end of the last one, if nothing else is asked
+LATER_ROUNDS = (3, 2)  # the least number of students in the second round and in the last one
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,19 @@ class Round:
 
 
 def rounds_of(students: int, epochs: int) -> tuple[Round, ...]:
-    """The rounds for a number of students, of which the last one ends after `epochs` epochs.
+    """The rounds for a number of students: three, of which the last one ends after `epochs` epochs.
 
-    8 students and 9 epochs: 8 students to 1 epoch, 3 of them to 3 epochs, 2 of these to 9 epochs.
+    9 students and 9 epochs: 9 students to 1 epoch, 3 of them to 3 epochs, 2 of these to 9 epochs. A round that would
+    have as many students as the next one is left out. So is a round without an epoch of its own.
     """
-    counts = [students]
-    while counts[-1] > FINALISTS:
-        counts.append(max(FINALISTS, math.ceil(counts[-1] / REDUCTION)))
+    second, last = (max(least, math.ceil(students / REDUCTION**place)) for place, least in enumerate(LATER_ROUNDS, 1))
+    counts = [students, min(students, second), min(students, last)]
     rounds: list[Round] = []
     for place, count in enumerate(counts):
         ends = max(1, round(epochs / REDUCTION ** (len(counts) - 1 - place)))
-        if not rounds or ends > rounds[-1].epochs:  # few epochs make fewer rounds
-            rounds.append(Round(count, ends))
+        if count in counts[place + 1 :] or (rounds and ends == rounds[-1].epochs):
+            continue
+        rounds.append(Round(count, ends))
     return tuple(rounds)
 
 
