@@ -13,9 +13,9 @@ budget train in rounds (`selection.halving`), and `select` takes one of the fina
 used. The budgets are those that 5, 8 and all 12 students meet.
 
 Costs are CPU seconds of this process and its children, on one thread: other work on the machine changes them little.
-`cost` is that of the rounds, timings included, over that of the exhaustive run. A run that was stopped goes on;
-`resumed` counts the trainings that did, whose seconds are too few. About an hour on one core; the latencies want a
-quiet machine.
+`cost` is that of the rounds, timings included, over that of the exhaustive run. A run that was stopped goes on. The
+seconds of the stage that was stopped are lost, and `resumed` counts such trainings. About an hour on one core; the
+latencies want a quiet machine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ class CountingRunner(TrialRunner):
     name: str
 
     def run(self, recipe: Recipe) -> Mapping[str, Artifact]:
-        made: Mapping[str, Artifact] = self.costs.counted(self.name, lambda: super(CountingRunner, self).run(recipe))
+        made: Mapping[str, Artifact] = {}
+        for count in range(1, len(recipe.stages) + 1):  # stage by stage: a stop loses the seconds of one alone
+            part = recipe.model_copy(update={"stages": recipe.stages[:count]})
+            made = self.costs.counted(self.name, partial(super().run, part))
         return made
 
 
@@ -182,10 +186,11 @@ def write_images(asked: argparse.Namespace, file: Path) -> None:
     config = Cifar(source="cifar10", path=str(path))
     images = open_dataset(dataset_artifacts({"c": config}, Path.cwd(), ["c.train"])["c.train"])
     parts = {"train": range(asked.images), "val": range(asked.images, asked.images + asked.validation)}
-    arrays = {}
+    assert images.labels is not None
+    arrays: dict[str, Any] = {}
     for role, positions in parts.items():
         arrays[f"{role}_images"] = np.stack([images.image(position) for position in positions])
-        arrays[f"{role}_labels"] = images.labels[list(positions)]  # type: ignore[index]
+        arrays[f"{role}_labels"] = images.labels[list(positions)]
     np.savez(file, **arrays)
 
 

@@ -5,8 +5,10 @@ Students are timed here only in the slow test: timings of a machine of known spe
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,7 +44,7 @@ from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.errors import ArtifactError, CheckFailed, DataError, RecipeError
+from edgevit.errors import ArtifactError, CheckFailed, ConnectionLost, DataError, RecipeError, TargetError
 from edgevit.evaluation import AccuracyRecord
 from edgevit.models.creation import create_model
 from edgevit.pipeline import datasets_of, ingredients_of, resolve
@@ -57,6 +59,7 @@ from tests.said import Said
 from tests.test_files import photos
 
 OFFLINE = WeightSources(offline=True)
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_families() -> None:
@@ -118,7 +121,8 @@ TINY = {"lcnet_035": 64, "lcnet_050": 64, "mobilenetv3_small_050": 64}
 
 def tiny_trainings(folder: Path, wild: str | None = None) -> tuple[TrialStages, tuple[Round, ...], TrialRunner]:
     """Three students in two rounds, of 1 and 2 epochs in all. A student may have a rate that makes it diverge."""
-    found = found_in(photos(folder / "photos", {"a": 30, "b": 30}), latency_ms=1000)
+    images = folder / "photos"
+    found = found_in(images if images.exists() else photos(images, {"a": 30, "b": 30}), latency_ms=1000)
     students = {
         name: ChosenStudent(Candidate(model=name, image_size=side, macs=1, expected_ms=1), None)
         for name, side in TINY.items()
@@ -135,6 +139,12 @@ def tiny_trainings(folder: Path, wild: str | None = None) -> tuple[TrialStages, 
     return stages, rounds, TrialRunner(folder, folder / "runs", said, datasets)
 
 
+def lines_of(runner: TrialRunner) -> list[str]:
+    progress = runner.context.progress
+    assert isinstance(progress, Said)
+    return progress.lines
+
+
 def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twice(tmp_path: Path) -> None:
     stages, rounds, runner = tiny_trainings(tmp_path)
     trained = train_in_rounds(stages, rounds, runner)
@@ -145,7 +155,7 @@ def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twi
     assert len(trained.rounds[0]["students"]) == 3
     assert set(first) == set(second) == set(trained.finalists)
     assert len(first) == 2
-    lines = runner.context.progress.lines
+    lines = lines_of(runner)
     assert lines[0] == "round 1 of 2: 3 students to epoch 1"
     assert any(line.endswith(", is out") for line in lines)
     made = runner.run(stages.until(trained.finalists[0], 1))
@@ -157,13 +167,33 @@ def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twi
     assert not any("student-" in line for line in lines)  # no stage ran
 
 
+def test_a_killed_selection_goes_on_and_ends_as_one_that_was_not_killed(tmp_path: Path) -> None:
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    code = "import sys; from tests import test_select_command as t; t.train_tiny_students(sys.argv[1])"
+    finished = tmp_path / "killed" / "runs" / "photos-select" / "student-1" / next(iter(TINY))
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "killed"], cwd=ROOT) as process:
+        while not finished.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    stages, rounds, runner = tiny_trainings(tmp_path / "killed")
+    after_kill = train_in_rounds(stages, rounds, runner)
+    assert not any(f"student-1/{next(iter(TINY))}" in line for line in lines_of(runner))
+    assert after_kill == train_in_rounds(*tiny_trainings(tmp_path / "whole"))
+
+
+def train_tiny_students(folder: str) -> None:
+    train_in_rounds(*tiny_trainings(Path(folder)))
+
+
 def test_a_student_whose_training_diverges_drops_out_and_is_not_trained_again(tmp_path: Path) -> None:
     stages, rounds, runner = tiny_trainings(tmp_path, wild="lcnet_050")
     trained = train_in_rounds(stages, rounds, runner)
     assert list(trained.dropped) == ["lcnet_050"]
     assert "training diverged" in trained.dropped["lcnet_050"]
     assert sorted(trained.finalists) == ["lcnet_035", "mobilenetv3_small_050"]
-    lines = runner.context.progress.lines
+    lines = lines_of(runner)
     assert any(line.startswith("    lcnet_050 drops out: training diverged") for line in lines)
     lines.clear()
     assert train_in_rounds(stages, rounds, runner) == trained
@@ -329,6 +359,21 @@ def test_where_few_labels_show_nothing_the_most_capable_finalist_is_taken(tmp_pa
     assert compared.selection is None
     assert compared.taken == "lcnet_050"
     assert "so the most capable finalist is taken" in compared.lines[0]
+
+
+def test_a_target_of_the_projects_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", {"a": 60, "b": 60})
+    (tmp_path / "targets.yaml").write_text("bench-board: {host: ssh://nobody@127.0.0.1:1}\n")
+    with pytest.raises(ConnectionLost):  # it is known, and nothing answers there
+        select(folder, "--latency-ms", 3, "--target", "bench-board")
+    with pytest.raises(TargetError, match="no target 'bench'"):
+        select(folder, "--latency-ms", 3, "--target", "bench")
+    found = found_in(folder)
+    found = replace(found, options=replace(found.options, target="bench-board"))
+    stages = trial_stages(found, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
+    *_, last = recipe_of_finalists(stages, tuple(stages.rounds), found, on_target=True).stages
+    assert isinstance(last, Select)
+    assert last.target == "bench-board"
 
 
 @pytest.mark.parametrize(
