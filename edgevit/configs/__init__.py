@@ -59,6 +59,8 @@ from edgevit.configs.stages import (
     Report,
     Select,
     StageConfig,
+    makers_of,
+    models_of,
 )
 from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
@@ -158,6 +160,8 @@ __all__ = [
     "input_files",
     "kinds_of",
     "known_folders",
+    "makers_of",
+    "models_of",
     "references",
     "with_absolute_files",
 ]

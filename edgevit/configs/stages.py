@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -44,6 +44,7 @@ from edgevit.configs.fields import (
     StartCount,
     Threads,
     WarmupSeconds,
+    references,
 )
 from edgevit.configs.pretrain import Pretrain
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
@@ -543,6 +544,26 @@ class Select(OnTarget):
 
     def kind(self, kinds: Mapping[str, Kind]) -> Kind:
         return next((kinds[name] for name in self.models if name in kinds), "onnx")
+
+
+def models_of(stage: Stage) -> tuple[str, ...]:
+    """The ids of the models that a stage runs, changes or ships: its model, or each model of a selection."""
+    return tuple(name for path, name, _ in references(stage) if path[0] in ("model", "models"))
+
+
+def makers_of(model: str, stages: Mapping[str, Stage], through: tuple[type[Stage], ...] = (Select,)) -> Iterator[Stage]:
+    """The stages that make a model.
+
+    Args:
+        stages: by id.
+        through: of stages of these kinds, the makers of the models that they read are given in their place.
+    """
+    maker = stages.get(model)
+    if isinstance(maker, through):
+        for source in models_of(maker):
+            yield from makers_of(source, stages, through)
+    elif maker is not None:
+        yield maker
 
 
 class Check(Stage):
