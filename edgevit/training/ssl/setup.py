@@ -18,16 +18,14 @@ from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.ssl.learners import (
-    ByolLearner,
-    DinoLearner,
-    MaeLearner,
-    MocoLearner,
-    SelfSupervised,
-    SimClrLearner,
-    WithMovingTeacher,
-)
+from edgevit.training.ssl.byol import ByolLearner
+from edgevit.training.ssl.dino import DinoLearner
+from edgevit.training.ssl.mae import MaeLearner
+from edgevit.training.ssl.moco import MocoLearner
 from edgevit.training.ssl.momentum import initial_share, momentum_for
+from edgevit.training.ssl.moving_teacher import WithMovingTeacher
+from edgevit.training.ssl.self_supervised import SelfSupervised
+from edgevit.training.ssl.simclr import SimClrLearner
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 
 MUCH_OF_THE_START = 0.1  # of the weights in a moving average

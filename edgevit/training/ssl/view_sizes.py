@@ -11,7 +11,7 @@ from torch import nn
 
 from edgevit.errors import RecipeError, first_line, is_out_of_memory
 from edgevit.models.timm_models import CONSTRUCTION_ERRORS, timm_model
-from edgevit.training.ssl.learners import embedding_of
+from edgevit.training.ssl.self_supervised import embedding_of
 
 
 def let_size_vary(model: nn.Module, varies: bool) -> bool:

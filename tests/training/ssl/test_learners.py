@@ -22,15 +22,13 @@ from edgevit.models.creation import BuiltModel
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.metrics_log import METRICS
+from edgevit.training.ssl.byol import ByolLearner
+from edgevit.training.ssl.dino import DinoLearner
 from edgevit.training.ssl.heads import PrototypeHead
-from edgevit.training.ssl.learners import (
-    ByolLearner,
-    DinoLearner,
-    MaeLearner,
-    MocoLearner,
-    SelfSupervised,
-    WithMovingTeacher,
-)
+from edgevit.training.ssl.mae import MaeLearner
+from edgevit.training.ssl.moco import MocoLearner
+from edgevit.training.ssl.moving_teacher import WithMovingTeacher
+from edgevit.training.ssl.self_supervised import SelfSupervised
 from edgevit.training.ssl.setup import learner_for
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 from tests.learning import Killed, blobs, tiny_vit
