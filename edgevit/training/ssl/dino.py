@@ -42,10 +42,20 @@ class DinoLearner(WithMovingTeacher):
         self._batch_mean, self._steps = self.center, 0
 
     def forward(self, batch: Batch) -> Step:
-        learns_prototypes = batch.done >= self.config.fixed_prototypes
-        student = self.head(self.embeddings(self.model, batch.views), learns_prototypes)
-        embeddings, teacher = self.of_teacher(batch.views[: self.global_views])
-        temperature = self._teacher_temperature(batch.done)
+        embeddings = self.embeddings(self.model, batch.views)
+        of_teacher, teacher = self.of_teacher(batch.views[: self.global_views])
+        return self.compare(embeddings, teacher, of_teacher[0], batch.done)
+
+    def compare(self, embeddings: Tensor, teacher: Tensor, of_teacher: Tensor, done: float) -> Step:
+        """The loss of all views.
+
+        Args:
+            embeddings: the student's, (views, n, width).
+            teacher: the outputs of the teacher's head for the global views, (global views, n, prototypes).
+            of_teacher: the teacher's embeddings of the first view, (n, width).
+            done: the share of the training before this batch.
+        """
+        student, temperature = self.head(embeddings, self.learns_prototypes(done)), self.teacher_temperature(done)
         loss = losses.dino_cross_entropy(student, teacher, self.center, self.config.student_temperature, temperature)
         self._batch_mean = processes.mean_over_ranks(teacher.mean((0, 1)))
         answers = ((teacher[0] - self.center) / temperature).softmax(-1)
@@ -53,7 +63,16 @@ class DinoLearner(WithMovingTeacher):
             "entropy": losses.entropy(answers).mean(),
             "entropy_of_mean": losses.entropy(processes.mean_over_ranks(answers.mean(0))),
         }
-        return Step(loss, means={**means, **watched(teacher[0], embeddings[0])})
+        return Step(loss, means={**means, **watched(teacher[0], of_teacher)})
+
+    def learns_prototypes(self, done: float) -> bool:
+        """Whether the prototypes are trained; at the start they stay as they are."""
+        return done >= self.config.fixed_prototypes
+
+    def teacher_temperature(self, done: float) -> float:
+        """It rises linearly over the first tenth of the training."""
+        first, last = min(0.04, self.config.teacher_temperature), self.config.teacher_temperature
+        return first + (last - first) * min(1.0, 10 * done)
 
     def result(self) -> nn.Module:
         return self.teacher
@@ -79,8 +98,3 @@ class DinoLearner(WithMovingTeacher):
         """Whether the center has left its start at 0, or is to stay there. Before, one prototype may lead by chance."""
         momentum = self.config.center_momentum
         return momentum == 1 or momentum**self._steps < CENTER_AT_ITS_START
-
-    def _teacher_temperature(self, done: float) -> float:
-        """It rises linearly over the first tenth of the training."""
-        first, last = min(0.04, self.config.teacher_temperature), self.config.teacher_temperature
-        return first + (last - first) * min(1.0, 10 * done)

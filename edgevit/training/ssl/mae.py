@@ -71,16 +71,16 @@ class MaeLearner(SelfSupervised):
         return tokens[:, :count], tokens[:, count:]
 
 
-def plain_vit(model: nn.Module) -> VisionTransformer:
+def plain_vit(model: nn.Module, method: str = "mae") -> VisionTransformer:
     """The plain ViT inside a model, whose patches can be masked. Raises RecipeError for another model."""
     inner = timm_model(model)
     if not isinstance(inner, VisionTransformer) or not _masks_its_patches(inner):
         stem = f" with {type(inner.patch_embed).__name__}" if isinstance(inner, VisionTransformer) else ""
         raise RecipeError(
-            "mae masks the patches of a plain ViT, and this is another model",
+            f"{method} changes the patches of a plain ViT, and this is another model",
             got=f"{type(inner).__name__}{stem}",
             expected="a ViT such as vit_small_patch16_224 or deit_tiny_patch16_224",
-            next="take method: dino or simclr, which fit any backbone",
+            next="take method: fcmae for a convolutional or hybrid model, or dino or simclr, which fit any backbone",
         )
     return inner
 

@@ -23,6 +23,9 @@ class WithMovingTeacher(SelfSupervised):
 
     Args:
         momentum: that of the recipe; None for `momentum_for` the number of steps.
+
+    Attributes:
+        pairs: the modules of the teacher, each with the module of the student that it follows.
     """
 
     papers_momentum: ClassVar[float] = 0.996
@@ -36,29 +39,35 @@ class WithMovingTeacher(SelfSupervised):
     def add_teacher(self, head: nn.Module) -> None:
         """Add the teacher as a copy of the student and of its head."""
         self.head = head
-        self.teacher = copy.deepcopy(self.model).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(head).requires_grad_(False)
+        self.teacher, self.teacher_head = self.copy_of(self.model), self.copy_of(head)
+        self.pairs = [(self.teacher, self.model), (self.teacher_head, head)]
+
+    @staticmethod
+    def copy_of(student: nn.Module) -> nn.Module:
+        """A module of the teacher, without gradients."""
+        return copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
     def of_teacher(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The teacher's embeddings of the views, and the outputs of its head: (views, n, …) each."""
-        for teacher, student in self._pairs():
-            set_teacher_mode(teacher, student, batch_statistics=not self.averages_statistics)
+        self.set_teacher_modes()
         embeddings = self.embeddings(self.teacher, views)
         return embeddings, torch.stack([self.teacher_head(embedding) for embedding in embeddings])
+
+    def set_teacher_modes(self) -> None:
+        """Set the modes of the teacher's modules, before a pass of the teacher."""
+        for teacher, student in self.pairs:
+            set_teacher_mode(teacher, student, batch_statistics=not self.averages_statistics)
 
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
         """Move the teacher."""
         momentum = momentum_for(self.papers_momentum, self.rises, total) if self.momentum is None else self.momentum
         weight = student_weight(momentum, self.rises, step, total)
-        for teacher, student in self._pairs():
+        for teacher, student in self.pairs:
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight=weight)
             if self.averages_statistics:
                 move_statistics(teacher, student, weight)
-
-    def _pairs(self) -> tuple[tuple[nn.Module, nn.Module], tuple[nn.Module, nn.Module]]:
-        return (self.teacher, self.model), (self.teacher_head, self.head)
 
 
 def set_teacher_mode(teacher: nn.Module, student: nn.Module, batch_statistics: bool) -> None:

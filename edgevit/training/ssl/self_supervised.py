@@ -13,11 +13,11 @@ from edgevit.data.transforms import normalize
 from edgevit.errors import TrainingError
 from edgevit.inference.precision import autocast
 from edgevit.models.creation import BuiltModel
-from edgevit.models.timm_models import timm_model
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import seed_of
 from edgevit.training.loop.learner import Learner
 from edgevit.training.ssl import losses
+from edgevit.training.ssl.feature_maps import blank_features, features_of
 
 # Collapse is judged after this share of the training.
 JUDGED_AFTER = 0.25
@@ -28,6 +28,10 @@ class SelfSupervised(Learner):
     """Base of the learners: a backbone that is trained, with heads that are dropped afterwards.
 
     Views keep their own sizes. Heads have initial weights drawn from `seed`.
+
+    Attributes:
+        width: channels of the embedding.
+        regions, channels: size of the last feature map: its number of places, and its channels.
     """
 
     takes_parts = False
@@ -36,7 +40,8 @@ class SelfSupervised(Learner):
     def __init__(self, built: BuiltModel, seed: int) -> None:
         super().__init__(built.module, built.preprocess)
         self.seed = seed
-        self.width = self._width()
+        blank = blank_features(self.model, (self.preprocess.height, self.preprocess.width))
+        self.width, self.regions, self.channels = blank.embedding.shape[1], *blank.regions.shape[1:]
 
     def images_of(self, view: Tensor) -> Tensor:
         """A view (n, H, W, 3) as input (n, 3, H, W) of its own size."""
@@ -44,18 +49,23 @@ class SelfSupervised(Learner):
         return normalize(view, self.preprocess.model_copy(update=size)).contiguous(memory_format=self._layout)
 
     def embeddings(self, model: nn.Module, views: Sequence[Tensor]) -> Tensor:
-        """The input of the classifier for each view (n, H, W, 3): (views, n, width) float32.
+        """The input of the classifier for each view (n, H, W, 3): (views, n, width) float32."""
+        return self.features(model, views)[0]
+
+    def features(self, model: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The embeddings of all views, and the regions of each view, (n, regions, channels).
 
         Successive views of one size pass through the model together.
         """
-        outputs = []
+        embeddings, regions = [], []
         for _, group in groupby(views, key=lambda view: view.shape):
-            alike = list(group)
-            images = self.images_of(torch.cat(alike))
+            of_one_size = list(group)
+            images = self.images_of(torch.cat(of_one_size))
             with autocast(images.device, self._precision):
-                found: Tensor = embedding_of(model, images)
-            outputs.append(found.float().view(len(alike), -1, found.shape[-1]))
-        return torch.cat(outputs)
+                features = features_of(model, images)
+            embeddings.append(features.embedding.float().unflatten(0, (len(of_one_size), -1)))
+            regions += features.regions.chunk(len(of_one_size))
+        return torch.cat(embeddings), regions
 
     def check(self, means: Mapping[str, float], done: float, where: str) -> None:
         """Raise TrainingError if all outputs, or all embeddings, point in one direction."""
@@ -73,11 +83,6 @@ class SelfSupervised(Learner):
             next=self.advice,
         )
 
-    @torch.no_grad()
-    def _width(self) -> int:
-        image = torch.zeros(1, 3, self.preprocess.height, self.preprocess.width)
-        return int(embedding_of(self.model.eval(), image).shape[1])
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -85,13 +90,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "heads"))
         yield
-
-
-def embedding_of(model: nn.Module, images: Tensor) -> Tensor:
-    """The input of a timm model's classifier for images (n, 3, H, W): (n, width)."""
-    inner = timm_model(model)
-    embedding: Tensor = inner.forward_head(inner.forward_features(images), pre_logits=True)  # type: ignore[operator]
-    return embedding
 
 
 def watched(outputs: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
