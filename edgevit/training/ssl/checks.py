@@ -76,7 +76,7 @@ def mention_enlarged_crops(config: Pretrain, dataset: Dataset, side: int, contex
         side: the side of the model's input in pixels.
     """
     looked_at = range(0, len(dataset), max(1, len(dataset) // LOOKED_AT))
-    image = median((height * width) ** 0.5 for height, width, _ in (dataset.images[i].shape for i in looked_at))
+    image = median((height * width) ** 0.5 for height, width, _ in (dataset.image(index).shape for index in looked_at))
     for view in config.views:
         crop = image * (sum(view.scale) / 2) ** 0.5
         if (view.size or side) > MUCH_ENLARGED * crop:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgevit.configs import Dino
+from edgevit.configs import Dino, EsVit
 from edgevit.models.creation import BuiltModel
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import Batch
@@ -33,7 +33,7 @@ class DinoLearner(WithMovingTeacher):
         "learning_rate, a larger batch_size"
     )
 
-    def __init__(self, built: BuiltModel, config: Dino, global_views: int, seed: int) -> None:
+    def __init__(self, built: BuiltModel, config: Dino | EsVit, global_views: int, seed: int) -> None:
         super().__init__(built, config.momentum, seed)
         self.config, self.global_views = config, global_views
         with seeded(seed):

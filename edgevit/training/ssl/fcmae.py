@@ -19,7 +19,7 @@ from edgevit.models.timm_models import timm_model
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.learner import Step
 from edgevit.training.ssl import losses
-from edgevit.training.ssl.feature_maps import features_of
+from edgevit.training.ssl.feature_maps import features_of, has_prefix_tokens
 from edgevit.training.ssl.heads import MapDecoder
 from edgevit.training.ssl.self_supervised import SelfSupervised, seeded
 
@@ -71,7 +71,7 @@ class FcmaeLearner(SelfSupervised):
     def _side(self) -> int:
         """The rows and columns of patches. Raises RecipeError if the backbone or the image size does not fit."""
         inner, size, side = timm_model(self.model), self.preprocess.height, math.isqrt(self.regions)
-        if not has_windows(inner) or getattr(inner, "num_prefix_tokens", 0):
+        if not has_windows(inner) or has_prefix_tokens(inner):
             raise RecipeError(
                 "fcmae masks the inputs of convolutions, and this model mixes its places by attention alone",
                 got=type(inner).__name__,

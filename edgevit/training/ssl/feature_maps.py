@@ -38,11 +38,16 @@ def blank_features(model: nn.Module, size: tuple[int, int]) -> Features:
     return features
 
 
+def has_prefix_tokens(model: nn.Module) -> bool:
+    """Whether a timm model has a class token, or other tokens beside those of places."""
+    return bool(getattr(timm_model(model), "num_prefix_tokens", 0))  # type: ignore[arg-type]
+
+
 def _regions(inner: nn.Module, features: Tensor) -> Tensor:
     if features.ndim == 2:  # pooled already
         return features.unsqueeze(1)
     if features.ndim == 3:  # tokens
-        return features[:, int(getattr(inner, "num_prefix_tokens", 0)) :]  # type: ignore[arg-type]
+        return features[:, int(getattr(inner, "num_prefix_tokens", 0)) :]
     if getattr(inner, "output_fmt", "NCHW") == "NHWC":
         return features.flatten(1, 2)
     return features.flatten(2).transpose(1, 2)

@@ -120,7 +120,7 @@ class MapDecoder(nn.Module):
         """
         entered = self.enter(regions)
         tokens = torch.where(shown.unsqueeze(-1) > 0, entered, self.mask_token.to(entered.dtype))
-        places = self.blocks(tokens.transpose(1, 2).unflatten(2, (self.side, self.side)))
+        places = self.blocks(tokens.transpose(1, 2).reshape(len(tokens), -1, self.side, self.side))
         pixels: Tensor = self.leave(places.flatten(2).transpose(1, 2))
         return pixels
 

@@ -31,7 +31,7 @@ class Puzzles(SelfSupervised):
         shuffled = tiles[torch.arange(len(tiles), device=tiles.device).unsqueeze(1), order]
         with autocast(images.device, self._precision):
             embeddings = features_of(self.model, shuffled.flatten(0, 1)).embedding
-        return embeddings.float().unflatten(0, (-1, self.tiles))
+        return embeddings.float().view(-1, self.tiles, self.width)
 
 
 class JigsawLearner(Puzzles):

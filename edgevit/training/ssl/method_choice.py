@@ -14,10 +14,10 @@ from torch import nn
 
 from edgevit.configs import Moco, Pretrain
 from edgevit.context import Context
-from edgevit.models.timm_models import timm_model
 from edgevit.progress import SilentProgress
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
+from edgevit.training.ssl.feature_maps import has_prefix_tokens
 from edgevit.training.ssl.self_supervised import SelfSupervised
 
 SMALL_BATCH = 256  # images; a batch of this size has enough negatives (Chen et al. 2020, figure 9)
@@ -38,7 +38,7 @@ def suited_method(model: nn.Module, images: int, batch_size: int, device: str) -
     All of them fit any backbone, and their features suit a classifier that few labels train.
     """
     queue = Moco().queue
-    if device != "cpu" and getattr(timm_model(model), "num_prefix_tokens", 0):
+    if device != "cpu" and has_prefix_tokens(model):
         return Choice("dino", "the backbone has a class token, and a GPU computes its many views fast")
     if batch_size < SMALL_BATCH and images >= IMAGES_PER_KEY * queue:
         return Choice("moco", f"a batch of {batch_size} has few negatives, and {images} images fill a queue of {queue}")

@@ -57,13 +57,14 @@ class SelfSupervised(Learner):
 
         Successive views of one size pass through the model together.
         """
-        embeddings, regions = [], []
+        embeddings: list[Tensor] = []
+        regions: list[Tensor] = []
         for _, group in groupby(views, key=lambda view: view.shape):
             of_one_size = list(group)
             images = self.images_of(torch.cat(of_one_size))
             with autocast(images.device, self._precision):
                 features = features_of(model, images)
-            embeddings.append(features.embedding.float().unflatten(0, (len(of_one_size), -1)))
+            embeddings.append(features.embedding.float().view(len(of_one_size), -1, features.embedding.shape[-1]))
             regions += features.regions.chunk(len(of_one_size))
         return torch.cat(embeddings), regions
 

@@ -55,7 +55,7 @@ class SitLearner(SelfSupervised):
             features = features_of(self.model, self.corrupted(images))
             pixels = self.decoder(features.regions)
         embedding = features.embedding.float()
-        outputs = self.projector(embedding).unflatten(0, (2, count))
+        outputs = self.projector(embedding).view(2, count, -1)
         tasks = Tasks(
             functional.l1_loss(pixels.float(), losses.patches_of(images, self.patch)),
             functional.cross_entropy(self.turns(embedding), turns),
