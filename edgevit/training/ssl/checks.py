@@ -8,7 +8,7 @@ from edgevit.configs import Moco, Pirl, Pretrain, SelfDistillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
-from edgevit.training.distributed import processes, sharding
+from edgevit.training.distributed import processes
 from edgevit.training.ssl.moco import MocoLearner
 from edgevit.training.ssl.momentum import initial_share, momentum_for
 from edgevit.training.ssl.moving_teacher import WithMovingTeacher
@@ -20,7 +20,7 @@ MUCH_ENLARGED = 4.0  # times the side of a crop
 
 def check_is_not_sharded(config: Pretrain, context: Context) -> None:
     """Raise RecipeError if the weights are to be sharded: a moving teacher and the heads are whole on each rank."""
-    if sharding.is_asked(context):
+    if context.shard:
         raise RecipeError(
             "a stage pretrain does not shard its weights",
             where=f"stage '{config.id}'",
