@@ -141,7 +141,7 @@ def test_crops_that_are_much_enlarged_are_mentioned() -> None:
 
 def test_sharded_weights_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"(?s)does not shard its weights.*--shard"):
-        workbench().run("pretrain", "sharded", Context(ranks=2, shard=True), again=True, method="simclr", **VIT, **QUICK)
+        workbench().run("pretrain", "sharded", Context(ranks=2, shard=True), again=True, method="mae", **VIT, **QUICK)
 
 
 def test_logits_of_a_classifier_that_does_not_fit_teach_nobody() -> None:
