@@ -35,9 +35,10 @@ if TYPE_CHECKING:
         run,
     )
     from edgevit.api.model import Model, Prediction
-    from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
+    from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.checking.timed_layers import TimedModel
     from edgevit.errors import EdgevitError
+    from edgevit.evaluation.mask_overlap import mask_overlap
     from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "EdgevitError",
     "Estimate",
     "Evaluation",
+    "FeatureEvaluation",
     "FewShotEvaluation",
     "Latency",
     "Model",
@@ -63,6 +65,7 @@ __all__ = [
     "first_difference",
     "layer_times",
     "load",
+    "mask_overlap",
     "profile",
     "quantize",
     "run",
@@ -79,11 +82,12 @@ _HOMES = {
         "profile", "quantize", "run",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
-    "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
+    "edgevit.api.results": ("Evaluation", "FeatureEvaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
     "edgevit.checking.timed_layers": ("TimedModel",),
     "edgevit.errors": ("EdgevitError",),
+    "edgevit.evaluation.mask_overlap": ("mask_overlap",),
     "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip
 

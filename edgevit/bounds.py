@@ -84,6 +84,7 @@ COMPARED_S = 6.0  # the default of `compare`, on the command line and in Python
 WARMUP_S = Range(0, 86_400)
 
 COUNT = Range(1, 1_000_000)
+CALIBRATION_MODELS = Range(8, 40)  # of the catalogue, that are measured to predict others
 IMAGES = Range(1, 1_000_000_000)
 GLYPHS = Range(1, 100_000)  # of each character
 BATCH = Range(1, 65_536)

@@ -40,8 +40,9 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "profile": ({"model": "m"}, "1d5cef3dba0c"),
     "select": ({"models": ["m", "n"], "data": "d"}, "8ffd6963373c"),
     "check": ({"model": "m"}, "234a42e84bb2"),
+    "attention": ({"model": "m", "data": "d"}, "a098001cf554"),
     "bundle": ({"model": "m", "support": "s"}, "9ae16c9b936f"),
-    "report": ({"of": ["a"]}, "5a199f15eae8"),
+    "report": ({"of": ["a"]}, "f0dd30ebe745"),
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgevit.actions.estimate_latency import estimated_latency
+from edgevit.actions.estimate_latency import default_precision, estimated_latency
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -31,6 +31,7 @@ from edgevit.errors import DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
+from edgevit.latency_model.calibration import calibration_of
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
@@ -43,7 +44,7 @@ SELECTED = "selected"  # the id of the stage `select`
 ACCURACY = "accuracy"  # the ids of evaluations begin so
 SHARED = ("backbone", "teacher")  # stages before the students
 OF_A_STUDENT = ("start", "student", "onnx", "int8")
-FLOAT16_BYTES = 2
+FLOAT_BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     else:
         time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
-        say(f"students, predicted for {trials.board} in float16 and not measured:")
+        precision = default_precision(calibration_of(trials.board))
+        say(f"students, predicted for {trials.board} in {precision} and not measured:")
     within = students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
     students = {
         _label(candidate): ChosenStudent(candidate, found.sources.start_of(candidate.model), timing)
@@ -146,9 +148,10 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
 
 
 def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candidate], Timing]:
-    """Predicts the latency of candidates in float16 on a board that is not at hand; says a line about each.
+    """Predicts the latency of candidates on a board that is not at hand; says a line about each.
 
-    The interval is that of 90%. The size is that of the weights in float16.
+    It is that in float16 on a board of the table, and in float32 on a calibrated target. The interval is that of 90%.
+    The size is that of the weights.
     """
     known: dict[Candidate, Timing] = {}
 
@@ -303,13 +306,13 @@ def _predicted(candidate: Candidate, num_classes: int, board: str) -> Timing:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx_from_module(built.module, spec, OPSET, dynamic_batch=True).write(file)
-        estimate = estimated_latency(file, board, precision="float16")
+        estimate = estimated_latency(file, board)
     cost = cost_of(built.module, built.preprocess)
     return Timing(
         macs=cost["macs"],
         params=cost["params"],
-        size_bytes=FLOAT16_BYTES * cost["params"],
-        form="float16, predicted",
+        size_bytes=FLOAT_BYTES[estimate.precision] * cost["params"],
+        form=f"{estimate.precision}, predicted",
         p50_ms=estimate.latency_ms,
         p50_low_ms=estimate.low_90_ms,
         p50_high_ms=estimate.high_90_ms,

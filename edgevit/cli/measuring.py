@@ -45,7 +45,8 @@ def evaluate(
         typer.Option(
             "--protocol",
             help="standard: the images as they are. corruptions: also with blur, noise, JPEG, fog and more. episodes: "
-            "few-shot, classes learned from a few of the images. cross_validation: of a head, without test images.",
+            "few-shot, classes learned from a few of the images. cross_validation: of a head, without test images. "
+            "knn, linear: nearest neighbors or logistic regression on the features, fitted to --support.",
         ),
     ] = default_of("Evaluate", "protocol"),
     kinds: Annotated[
@@ -78,16 +79,35 @@ def evaluate(
     episodes: Annotated[int, number("--episodes", bounds.COUNT, "episodes: number of episodes.")] = default_of(
         "Evaluate", "episodes"
     ),
+    support: Annotated[
+        Path | None,
+        typer.Option("--support", help="knn, linear: folder of labelled images; episodes: of the supports."),
+    ] = None,
+    neighbors: Annotated[
+        str, typer.Option("--neighbors", help="knn: numbers of neighbors k, with commas.", metavar="K,…")
+    ] = default_of("Evaluate", "neighbors"),
+    temperature: Annotated[
+        float, number("--temperature", bounds.COSINE_TEMPERATURE, "knn: a vote weighs exp(cosine / temperature).")
+    ] = default_of("Evaluate", "temperature"),
+    label_shares: Annotated[
+        str,
+        typer.Option(
+            "--label-shares", help="knn, linear: shares of the labels, such as 1,0.1,0.01.", metavar="SHARE,…"
+        ),
+    ] = default_of("Evaluate", "label_shares"),
+    draws: Annotated[
+        int, number("--draws", bounds.COUNT, "knn, linear: random draws of each share below 1.")
+    ] = default_of("Evaluate", "draws"),
     labels: Labels = None,
     class_order: ClassOrder = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure accuracy on labelled images; optionally under corruption, or few-shot.
+    """Measure accuracy on labelled images; optionally under corruption, few-shot, or of heads on its features.
 
     Example: edgevit evaluate deit.int8.onnx --data photos/
     """
     from edgevit.actions.single_stage import single_stages, stage_config
-    from edgevit.configs import Evaluate
+    from edgevit.configs import OF_NEW_HEADS, Evaluate
     from edgevit.report.text import FEW_SHOT_HEADER, accuracy_sentences, few_shot_rows
 
     options = {
@@ -99,23 +119,29 @@ def evaluate(
         "shots": shots,
         "queries": queries,
         "episodes": episodes,
+        "neighbors": separated(neighbors),
+        "temperature": temperature,
+        "label_shares": separated(label_shares),
+        "draws": draws,
     }
     with single_stages(terminal_context()) as stages:
         config = stage_config(
             Evaluate, id="evaluation", model="model", data="images", target=target, runtime=runtime,
-            batch_size=batch, protocol=protocol, **options,
+            batch_size=batch, protocol=protocol, support=None if support is None else "support", **options,
         )  # fmt: skip
         named, images = stages.model(model), stages.labelled_images(data)
         named = named_by_options(named, labels, class_order, images)
-        evaluation = stages.make(config, model=named, data=images)
-        is_few_shot = protocol == "episodes"
-        recorded = {} if is_few_shot else json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
-    corruptions = recorded.get("corruptions")
+        known = {} if support is None else {"support": stages.support_images(support)}
+        evaluation = stages.make(config, model=named, data=images, **known)
+        corruptions = _corruptions(evaluation)
     if as_json:
         print_json({**evaluation.metrics, **({"corruptions": corruptions} if corruptions else {})})
         return
-    if is_few_shot:
+    if protocol == "episodes":
         print_table(FEW_SHOT_HEADER, few_shot_rows(evaluation.metrics["episodes"]))
+        return
+    if protocol in OF_NEW_HEADS:
+        _print_heads(evaluation.metrics)
         return
     for sentence in accuracy_sentences(evaluation.metrics):
         echo(sentence)
@@ -358,6 +384,22 @@ def _print_latencies(profiles: Iterable[Artifact]) -> None:
         for latency in latencies
     ]
     print_table(("target", "p50", "95% interval", "p99", "runtime"), rows)
+
+
+def _corruptions(evaluation: Artifact) -> dict[str, Any] | None:
+    """The accuracies under corruption; None if the evaluation has none."""
+    if "evaluation.json" not in evaluation.manifest.files:
+        return None
+    recorded: dict[str, Any] = json.loads(evaluation.file("evaluation.json").read_text(encoding="utf-8"))
+    return recorded.get("corruptions")
+
+
+def _print_heads(metrics: dict[str, Any]) -> None:
+    from edgevit.report.text import FEATURE_HEADER, head_rows, measures_sentence
+
+    print_table(FEATURE_HEADER, head_rows(metrics))
+    if features := metrics.get("features"):
+        echo(measures_sentence(features))
 
 
 def _print_corruptions(corruptions: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from edgevit.configs.datasets import (
     Splits,
     WebDataset,
 )
-from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
+from edgevit.configs.evaluation import CORRUPTIONS, OF_NEW_HEADS, Corruption, Evaluate
 from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     OPSET,
@@ -62,6 +62,7 @@ from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage, kinds_of
 from edgevit.configs.stages import (
     STAGES,
+    Attention,
     Bundle,
     Check,
     Compile,
@@ -100,9 +101,11 @@ __all__ = [
     "HEAD_METHODS",
     "HEAD_TEACHERS",
     "OBJECTIVES",
+    "OF_NEW_HEADS",
     "OPSET",
     "STAGES",
     "AnyMethod",
+    "Attention",
     "AttentionTransfer",
     "Augmentation",
     "Auto",

@@ -106,7 +106,7 @@ def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
 ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args), AfterValidator(_buildable)]
 
 
-Purpose = Literal["learned from", "adapted to", "calibrated by", "validated on", "judged by", "names only"]
+Purpose = Literal["learned from", "adapted to", "calibrated by", "validated on", "judged by", "looked at", "names only"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ class Takes:
             calibrated by   ranges, a temperature or a threshold are measured on it
             validated on    accuracy on it is reported during training, or decides which quantized form ships
             judged by       accuracy is measured on it
+            looked at       pictures of it are shown, and nothing is measured that a model could have learned
             names only      its class names are taken, and no image
 
         needs_labels: labels, if there are any, have to be ground truth, not a teacher's.
@@ -147,7 +148,7 @@ class Added:
     """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
 
 
-MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
+MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check", "attention")
 
 LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
 AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
@@ -156,6 +157,7 @@ CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_l
 ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
 AnswersComparedOn = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
 JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
+LookedAt = Annotated[str, Takes(("dataset",), "looked at")]
 NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]
 OnnxRef = Annotated[str, Takes(("onnx",))]

@@ -28,6 +28,7 @@ from edgevit.configs.fields import (
     Fraction,
     ImageCount,
     LearnedFrom,
+    LookedAt,
     Loss,
     MeasuredSeconds,
     MeasurementRef,
@@ -434,6 +435,12 @@ class Profile(OnTarget):
         "the latency is invalid.",
     )
 
+    layers: Annotated[bool, Added()] = Field(
+        False,
+        description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
+        "part of the model, and the roofline. ONNX Runtime over SSH and local-gpu do not tell them.",
+    )
+
     def runtime_on(self, target: str) -> str | None:
         """The runtime that opens the model, if the stage names it."""
         return self.runtime
@@ -490,6 +497,25 @@ class Check(Stage):
     makes: ClassVar[Kind] = "check"
     version: ClassVar[int] = 4
     model: OnnxRef = Field(description="ONNX file to check.")
+
+
+class Attention(Stage):
+    """Show where a checkpoint looks: attention maps, mean attention distances, position embeddings and first filters.
+
+    The report shows the models of several such stages on the same images beside each other.
+    """
+
+    stage: Literal["attention"]
+    makes: ClassVar[Kind] = "attention"
+    reads_test_images: ClassVar[bool] = True
+    model: CheckpointRef = Field(description="Model whose attention is shown.")
+    data: LookedAt = Field(description="Images that the model looks at. Labels are not used.")
+    images: ImageCount = Field(
+        64,
+        description="Largest number of images that distances are averaged over. Hashes of their ids choose them. The "
+        "first six are shown.",
+    )
+    seed: Seed = Field(0, description="Seed of the choice of images.")
 
 
 class Bundle(Stage):
@@ -566,12 +592,13 @@ class Report(Stage):
 
     stage: Literal["report"]
     makes: ClassVar[Kind] = "report"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     reads_budget: ClassVar[bool] = True
     reads_names: ClassVar[bool] = True
     of: tuple[MeasurementRef, ...] = Field(
         min_length=1,
-        description="Evaluations, latencies and checks to report. A pattern such as `latency/*` names several stages.",
+        description="Evaluations, latencies, checks and attention to report. A pattern such as `latency/*` names "
+        "several stages.",
     )
     deployed: ModelRef | None = Field(
         None,
@@ -600,6 +627,7 @@ StageConfig = Annotated[
     | Profile
     | Select
     | Check
+    | Attention
     | Bundle
     | Report,
     Field(discriminator="stage"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -20,6 +20,8 @@ from edgevit.graphs.walk import integer_attribute, operator_counts
 
 Kind = Literal["spatial_conv", "pointwise_conv", "grouped_conv", "depthwise_conv", "product", "attention", "memory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Step = Literal["function", "norm", "copy", "transpose", "pointwise"]
+STEPS: tuple[Step, ...] = get_args(Step)
 
 FREE = {*VIEWS, *PAIR, "Cast", "Dropout", "DynamicQuantizeLinear"}
 SHAPE_OPERATORS = {"Shape", "Size"}
@@ -41,6 +43,9 @@ COPIES = {
     "SpaceToDepth", "Split", "Tile", "Transpose", "Upsample",
 }  # fmt: skip
 PARTIAL_READERS = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}  # read only what they write
+FUNCTIONS = {"Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "Log", "LogSoftmax", "Mish", "Pow", "QuickGelu", "Selu",
+             "Sigmoid", "Sin", "Cos", "Softmax", "Softplus", "Tanh"}  # fmt: skip
+NORMS = REDUCTIONS - FUNCTIONS
 KNOWN = {*FREE, *SHAPE_OPERATORS, *POINTWISE, *REDUCTIONS, *POOLS, *COPIES, *OPERANDS, "Constant", "ConstantOfShape"}
 
 
@@ -57,6 +62,9 @@ class Kernel:
         activations: elements read and written.
         weights: elements of constants.
         is_int8: whether the graph asks for INT8; False in a float graph.
+        nodes: operators in it.
+        elements: of its operators, by `Step`: elements that a function, a copy, a transposition or another pointwise
+            operator writes, and that a norm reads.
     """
 
     kind: Kind
@@ -67,6 +75,8 @@ class Kernel:
     activations: int
     weights: int
     is_int8: bool = False
+    nodes: int = 1
+    elements: tuple[tuple[Step, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,7 +251,27 @@ def _kernel(group: _Group, graph: Graph, batch: int) -> Kernel:
         activations=(into + out) // batch,
         weights=weights,
         is_int8=bool(products) and all(graph.asked_precision(node) == "int8" for node in products),
+        nodes=len(group.nodes),
+        elements=_elements(group.nodes, graph, batch),
     )
+
+
+def _elements(nodes: Iterable[NodeProto], graph: Graph, batch: int) -> tuple[tuple[Step, int], ...]:
+    elements = Counter[Step]()
+    for node in nodes:
+        if (step := _step(node.op_type)) is not None:
+            names = node.input[:1] if step == "norm" else node.output
+            elements[step] += sum(_count(graph, name) or 0 for name in names if name) // batch
+    return tuple(elements.items())
+
+
+def _step(operator: str) -> Step | None:
+    if operator == "Transpose":
+        return "transpose"
+    kinds: tuple[tuple[Step, Collection[str]], ...] = (
+        ("function", FUNCTIONS), ("norm", NORMS), ("copy", COPIES), ("pointwise", POINTWISE),
+    )  # fmt: skip
+    return next((step for step, operators in kinds if operator in operators), None)
 
 
 def _kind(group: _Group, products: list[NodeProto], graph: Graph) -> Kind:

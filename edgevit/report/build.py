@@ -11,11 +11,14 @@ from edgevit.budget import LearnedTestImages, Verdict
 from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
+from edgevit.report.attention import attention_beside
 from edgevit.report.checks import before_tensorrt, scatter_of_builds, untold_precision
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
+from edgevit.report.features import of_features
+from edgevit.report.layer_times import layer_times_json
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
@@ -30,7 +33,8 @@ def write_report(
     """Write report.html, report.json and report.md into `out`; returns the content of report.json.
 
     Args:
-        measurements: evaluations, latencies and checks, in the order of the recipe. Their store has the models.
+        measurements: evaluations, latencies, checks and attention, in the order of the recipe. Their store has the
+            models.
         name: the title, a recipe's name.
         deployed: the deployed model; None takes the one that `lineup` finds.
 
@@ -71,6 +75,9 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "learned_from": learned_from(models),
         "corruptions": under_corruption(models),
         "episodes": over_episodes(models),
+        "features": of_features(models),
+        "attention": attention_beside(models),
+        "layer_times": layer_times_json(models),
         "tensorrt": before_tensorrt(models),
     }
 

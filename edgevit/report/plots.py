@@ -159,7 +159,7 @@ def over_the_run(telemetry: Telemetry) -> str | None:
     return svg()
 
 
-def roofline(timed: TimedModel, width_px: int) -> str:
+def roofline(timed: TimedModel, width_px: int, name: str = "") -> str:
     """The rate of each layer with products over its operations a byte, under the roofs, log by log.
 
     The area of a point is its share of the time. A layer above the slope has its data from caches.
@@ -167,11 +167,11 @@ def roofline(timed: TimedModel, width_px: int) -> str:
     peaks = timed.peaks
     assert peaks is not None
     placed = [(layer, layer.placement) for layer in timed.layers if layer.placement and layer.macs]
-    used = dict.fromkeys(["float32", *(layer.precision for layer, _ in placed)])
+    used = list(dict.fromkeys(layer.precision for layer, _ in placed)) or list(peaks.gflops)[:1]
     ridges = [peaks.ridge(precision) for precision in used]
     intensities = [place.intensity for _, place in placed]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
-    with _figure(f"roofline-{width_px}", width_px, 340) as (figure, svg):
+    with _figure(f"roofline-{name}-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -190,9 +190,13 @@ def roofline(timed: TimedModel, width_px: int) -> str:
             )  # fmt: skip
         bandwidth = peaks.bandwidth_gb_s
         axes.plot([low, max(ridges)], [bandwidth * low, bandwidth * max(ridges)], color=MUTED, linewidth=1.6)
-        name = f"{significant(bandwidth)} GB/s"
         axes.annotate(
-            name, (low, bandwidth * low), xytext=(16, 0), textcoords="offset pixels", va="center", color=MUTED
+            f"{significant(bandwidth)} GB/s",
+            (low, bandwidth * low),
+            xytext=(16, 0),
+            textcoords="offset pixels",
+            va="center",
+            color=MUTED,
         )
         axes.set_xlim(low, high)
         axes.margins(y=0.15)
@@ -252,6 +256,28 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
         axes.tick_params(length=0)
         axes.set_xlabel("predicted")
         axes.set_ylabel("label")
+    return svg()
+
+
+def attention_distances(name: str, model: Mapping[str, Any]) -> str:
+    """The mean attention distance of each head by layer, with the mean over heads and that of uniform attention."""
+    with _figure(name, 460, 230) as (figure, svg):
+        axes = figure.add_subplot()
+        layers = model["layers"]
+        numbers = list(range(1, len(layers) + 1))
+        for number, layer in zip(numbers, layers, strict=True):
+            distances = layer["distances_px"]
+            axes.plot([number] * len(distances), distances, "o", color=ACCENT, markersize=4, alpha=0.7)
+        means = [float(np.mean(layer["distances_px"])) for layer in layers]
+        axes.plot(numbers, means, color=ACCENT, linewidth=1.4, label="mean of the heads")
+        uniform = [layer["uniform_px"] for layer in layers]
+        axes.plot(numbers, uniform, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="uniform attention")
+        axes.set_ylim(0, max(*uniform, *(max(layer["distances_px"]) for layer in layers)) * 1.3)
+        axes.set_xlim(0.5, len(layers) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("attention distance, px")
+        axes.legend(loc="upper left", frameon=False, ncols=2, fontsize=10)
     return svg()
 
 

@@ -164,6 +164,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(text for advice in report["advice"] for text in _about_a_support(advice)),
         *(text for group in report["corruptions"] for text in _under_corruption(group)),
         *(text for group in report["episodes"] for text in _over_episodes(group)),
+        *(text for group in report["features"] for text in _of_features(group)),
+        *(text for group in report["attention"] for text in _attention(group)),
+        *(text for timed in report["layer_times"] for text in _times_of_layers(timed)),
         *_before_tensorrt(report["tensorrt"]),
     ]
     return printable("\n\n".join(texts)) + "\n"
@@ -347,6 +350,143 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(episode_note(group))
 
 
+ATTENTION_NOTE = (
+    "Maps: attention of the query to each patch in the last layer, from 0 (dark) to the largest value of the map "
+    "(bright). Distances: mean pixels between a patch and the patches that it attends to, a point a head (Dosovitskiy "
+    "et al. 2021, figure 11). Position embeddings: a tile a patch, with its cosines with those of all patches, "
+    "from -1 (dark) to 1 (bright) (figure 7). Filters: gray is 0. Attention does not prove what decides an answer."
+)
+
+
+def attention_title(group: Mapping[str, Any]) -> str:
+    return f"Attention on {group['images']:,} images of {group['data']}"
+
+
+def attention_caption(model: Mapping[str, Any]) -> str:
+    """The layer and the query of a model's maps."""
+    if not model["layers"]:
+        return "No layer with attention between all patches can be read."
+    last, (rows, columns) = model["layers"][-1], model["layers"][-1]["grid"]
+    heads = len(last["distances_px"])
+    return f"Layer {last['name']}, {heads} heads, {rows} × {columns} patches. Query: {model['query']}."
+
+
+def _attention(group: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md: the mean distance of each layer."""
+    models = [model for model in group["models"] if model["layers"]]
+    if not models:
+        return
+    yield f"## {attention_title(group)}"
+    yield "Mean distance between a patch and the patches that it attends to, in pixels:"
+    depth = max(len(model["layers"]) for model in models)
+    rows = [
+        (f"layer {number + 1}", *(_mean_distance(model["layers"], number) for model in models))
+        for number in range(depth)
+    ]
+    yield from _in_tables([("layer", *(model["id"] for model in models)), *rows])
+    yield "The attention maps are in report.html."
+
+
+def _mean_distance(layers: Sequence[Mapping[str, Any]], number: int) -> str:
+    if number >= len(layers):
+        return NOT_MEASURED
+    distances = layers[number]["distances_px"]
+    return f"{sum(distances) / len(distances):.1f}"
+
+
+FEATURE_HEADER = ("labels", "head", "mean top-1", "95% interval")
+MEASURES = {
+    "rankme": "RankMe",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+}  # of features
+MEASURES_NOTE = (
+    "RankMe: number of dimensions that the features fill (Garrido et al. 2023). Alignment: mean squared distance of "
+    "two random views of an image; lower is better. Uniformity: logarithm of the mean potential of pairs of images; "
+    "lower is better (both Wang and Isola 2020). None uses labels, and none alone says that features are good."
+)
+
+
+def head_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each head of an evaluation by `knn` or `linear`, and the constant guess, under FEATURE_HEADER."""
+    guess = metrics["constant_guess"]
+    rows = [
+        (
+            labels_text(head),
+            head["head"],
+            f"{head['top1']['value']:.2%}",
+            f"{head['top1']['low']:.2%} to {head['top1']['high']:.2%}",
+        )
+        for head in metrics["heads"]
+    ]
+    return [*rows, (NOT_MEASURED, f"always '{printable(guess['class'])}'", f"{guess['value']:.2%}", NOT_MEASURED)]
+
+
+def labels_text(head: Mapping[str, Any]) -> str:
+    """The labels that a head was fitted to: `851`, or `9 (1%, 5 draws)`."""
+    share = "" if head["label_share"] == 1 else f" ({head['label_share']:.3g}, {head['draws']} draws)"
+    return f"{head['support_images']:,}{share}"
+
+
+def measure_rows(features: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of the measures of features."""
+    named = {name: features.get(name) for name in MEASURES}
+    return [(MEASURES[name], NOT_MEASURED if value is None else f"{value:.3g}") for name, value in named.items()]
+
+
+def measures_sentence(features: Mapping[str, Any]) -> str:
+    """The measures of features in one line."""
+    values = ", ".join(f"{name} {value}" for name, value in measure_rows(features))
+    return f"features of {features['images']:,} images in {features['dimensions']:,} dimensions: {values}"
+
+
+def feature_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """The rows of a table of heads on features: labels and head, and the accuracy on each model's features."""
+    return [
+        (f"{labels_text(row)} labels, {row['head']}", [model["top1"][number] for model in group["models"]])
+        for number, row in enumerate(group["rows"])
+    ]
+
+
+def feature_measure_rows(group: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The rows of a table of measures, with a column for each model; empty if none was measured."""
+    if not any(model["features"] for model in group["models"]):
+        return []
+    columns = [dict(measure_rows(model["features"] or {})) for model in group["models"]]
+    dimensions = [
+        str(model["features"]["dimensions"]) if model["features"] else NOT_MEASURED for model in group["models"]
+    ]
+    rows = [(name, [column[name] for column in columns]) for name in MEASURES.values()]
+    return [("dimensions", dimensions), *rows]
+
+
+def feature_note(group: Mapping[str, Any]) -> str:
+    guess = group["constant_guess"]
+    return (
+        f"Top-1 on {group['images']:,} images of {group['data']}, by heads that were fitted to the frozen features of "
+        f"labelled images of {group['support']}. kNN: votes of the k nearest images, each weighted by exp(cosine/τ). "
+        "Linear: logistic regression; held-out images of the support choose its penalty. The intervals are for new "
+        f"images and new draws of the labels. Always answering '{guess['class']}' gives {percent(guess['value'])}."
+    )
+
+
+def _of_features(group: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield f"## Heads on frozen features, fitted to {group['support']}"
+    models = tuple(model["id"] for model in group["models"])
+    rows = [(name, *map(_with_interval, shares)) for name, shares in feature_rows(group)]
+    guess = percent(group["constant_guess"]["value"])
+    yield from _in_tables([("labels and head", *models), *rows, ("constant guess", *(guess for _ in models))])
+    yield _paragraph(feature_note(group))
+    if measures := feature_measure_rows(group):
+        yield from _in_tables([("measure", *models), *((name, *values) for name, values in measures)])
+        yield _paragraph(MEASURES_NOTE)
+
+
+def _with_interval(top1: Mapping[str, Any] | None) -> str:
+    return NOT_MEASURED if top1 is None else f"{percent(top1['value'])} ({interval_percent(top1)})"
+
+
 SELECTION_HEADER = ("model", "top-1", "p50", "size", "front")
 SELECTION_NOTE = (
     "Front: no other model within the limits is as accurate and as fast, by the point values. Intervals are of 95%. "
@@ -401,6 +541,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(SELECTION_NOTE)
 
 
+PART_HEADER = ("part", "ms", "of the time", "of the MACs")
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 
@@ -449,6 +590,14 @@ def check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _share(count: int, total: int) -> str:
     return f"{count} of {total}" if total else NOT_MEASURED
+
+
+def _times_of_layers(timed: Mapping[str, Any]) -> Iterator[str]:
+    """The section of report.md."""
+    yield f"## Times of the layers of {timed['model']}"
+    yield _paragraph(f"{timed['headline']}:")
+    yield "\n".join(_paragraph(f"- {sentence}") for sentence in timed["sentences"])
+    yield _aligned([PART_HEADER, *(row["cells"] for row in timed["parts"])], text_columns=1)
 
 
 def _before_tensorrt(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

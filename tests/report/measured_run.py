@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Kind, Manifest, Preprocess, sha256_of
+from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed
 from edgevit.configs import STAGES, Evaluate, references
 from edgevit.evaluation import Predictions, write_corrupted, write_evaluation
 from edgevit.evaluation.corruptions import CorruptedPredictions
@@ -131,6 +132,8 @@ class MeasuredRun:
                 "warnings": conditions.get("warnings", []),
                 "invalid": conditions.get("invalid", []),
             }
+            if (timed := conditions.get("layers")) is not None:
+                (out / TIMES_FILE).write_bytes(json_of_timed(timed))
             receipt = {"device": "cpu", "cpu": {"model": "A CPU"}, "versions": {"onnxruntime": "1.31.0"}}
             (out / "latency.json").write_text(json.dumps({"samples_ms": samples.tolist(), "conditions": receipt}))
             metrics: Json = {
