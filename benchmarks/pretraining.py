@@ -154,8 +154,8 @@ def kept(folder: Path, backbone: str, name: str, seed: int, passes: int, data: D
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result))
         print(backbone, name, seed, result, flush=True)
-    result: dict[str, Any] = json.loads(file.read_text())
-    return result
+    before: dict[str, Any] = json.loads(file.read_text())
+    return before
 
 
 def measured(work: Path, backbone: str, name: str, seed: int, passes: int, data: Data) -> dict[str, Any]:

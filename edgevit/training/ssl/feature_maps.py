@@ -40,7 +40,7 @@ def blank_features(model: nn.Module, size: tuple[int, int]) -> Features:
 
 def has_prefix_tokens(model: nn.Module) -> bool:
     """Whether a timm model has a class token, or other tokens beside those of places."""
-    return bool(getattr(timm_model(model), "num_prefix_tokens", 0))  # type: ignore[arg-type]
+    return bool(getattr(timm_model(model), "num_prefix_tokens", 0))
 
 
 def _regions(inner: nn.Module, features: Tensor) -> Tensor:

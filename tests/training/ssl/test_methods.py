@@ -40,9 +40,9 @@ def test_regions_are_the_last_feature_map_row_by_row(name: str) -> None:
     module = create_model(model, 3, size, args, seed=0).module
     images = torch.randn(2, 3, size, size)
     features = features_of(module, images)
-    last = module.forward_intermediates(images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]  # type: ignore[operator]
+    last = module.forward_intermediates(images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
     torch.testing.assert_close(features.regions, last.flatten(2).transpose(1, 2))
-    logits = module.get_classifier()(features.embedding)  # type: ignore[operator]
+    logits = module.get_classifier()(features.embedding)
     torch.testing.assert_close(logits, module(images))
     assert blank_features(module, (size, size)).regions.shape[1:] == features.regions.shape[1:]
 
@@ -58,7 +58,7 @@ def test_masked_windows_are_sparse_convolutions_at_visible_places() -> None:
     def sparse(layer: nn.Conv2d, features: Tensor) -> Tensor:
         result = torch.zeros(layer.out_channels, 4, 4, dtype=torch.float64)
         for row, column in visible.nonzero().tolist():
-            total = layer.bias.clone()  # type: ignore[union-attr]
+            total = layer.bias.clone()
             for i in range(3):
                 for j in range(3):
                     y, x = row + i - 1, column + j - 1
