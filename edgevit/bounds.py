@@ -77,6 +77,7 @@ DEGREES = Range(0, 360)
 HUE = Range(0, 0.5)  # half of the color circle
 MASKED = Range(0, 1, high_is_in=False)  # of the patches of an image
 DECODER_WIDTH = Range(32, 8192)
+PUZZLE_GRID = Range(2, 3)  # rows and columns of tiles
 DECIBELS = Range(-1000, 1000)
 MEASURED_S = Range(0.001, 86_400)
 COMPARED_S = 6.0  # the default of `compare`, on the command line and in Python
