@@ -88,7 +88,12 @@ class Prune(Stage):
     keep_macs: Share | None = Field(None, description="Largest share of the multiply-accumulates that stays.")
     keep_params: Share | None = Field(None, description="Largest share of the parameters that stays.")
     keep_latency: Share | None = Field(
-        None, description="Largest share of the latency that stays, measured in ONNX Runtime on `target`."
+        None, description="Largest share of the latency that stays, measured in `runtime` on `target`."
+    )
+    runtime: Annotated[Literal["onnxruntime", "tensorrt"], Added()] = Field(
+        "onnxruntime",
+        description="Runtime in which the models are timed. For `tensorrt`, engines are built from the models in "
+        "float16, compared with the ONNX files and timed on `target`, with the defaults of `compile`.",
     )
     target: Annotated[TargetName, Added()] = Field(LOCAL_CPU, description="Device that times the models.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
@@ -107,8 +112,8 @@ class Prune(Stage):
     def _checks(self) -> Self:
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
-        if self.keep_latency is None and (self.threads != 1 or self.target != LOCAL_CPU):
-            wrong = "threads" if self.threads != 1 else "target"
+        wrong = next((name for name in ("threads", "target", "runtime") if self._is_changed(name)), None)
+        if self.keep_latency is None and wrong:
             raise ValueError(f"'{wrong}' goes with keep_latency: nothing is timed without it")
         if self.score == "taylor" and self.data is None:
             raise ValueError("taylor needs images: give 'data', or score: magnitude")
@@ -132,7 +137,11 @@ class Prune(Stage):
 
     def runtime_on(self, target: str) -> str | None:
         """The runtime of the timing."""
-        return "onnxruntime"
+        return self.runtime
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class Factorize(Stage):
