@@ -37,9 +37,10 @@ if TYPE_CHECKING:
         select,
     )
     from edgevit.api.model import Model, Prediction
-    from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Report, Run
+    from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Report, Run
     from edgevit.checking.timed_layers import TimedModel
     from edgevit.errors import EdgevitError
+    from edgevit.evaluation.mask_overlap import mask_overlap
     from edgevit.latency_model.estimate import Estimate
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "EdgevitError",
     "Estimate",
     "Evaluation",
+    "FeatureEvaluation",
     "FewShotEvaluation",
     "Latency",
     "Model",
@@ -66,6 +68,7 @@ __all__ = [
     "first_difference",
     "layer_times",
     "load",
+    "mask_overlap",
     "profile",
     "quantize",
     "run",
@@ -83,12 +86,13 @@ _HOMES = {
         "profile", "quantize", "run", "select",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
-    "edgevit.api.results": ("Evaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
+    "edgevit.api.results": ("Evaluation", "FeatureEvaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
     "edgevit.actions.select_student": ("SelectedStudent",),
     "edgevit.checking.timed_layers": ("TimedModel",),
     "edgevit.errors": ("EdgevitError",),
+    "edgevit.evaluation.mask_overlap": ("mask_overlap",),
     "edgevit.latency_model.estimate": ("Estimate",),
 }  # fmt: skip
 

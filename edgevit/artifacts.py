@@ -31,7 +31,9 @@ from edgevit.model_file import (
     options_from_json,
 )
 
-Kind = Literal["dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "report", "bundle"]
+Kind = Literal[
+    "dataset", "checkpoint", "onnx", "engine", "evaluation", "latency", "check", "attention", "report", "bundle"
+]
 Json = dict[str, Any]
 
 MODEL_KINDS: tuple[Kind, ...] = ("checkpoint", "onnx", "engine")

@@ -360,6 +360,8 @@ def _outcome(artifact: Artifact) -> str:
         words.append(f"constant guess {metrics['constant_guess']['value']:.1%}")
     if "episodes" in metrics:
         words += [f"{method} {top1['value']:.1%}" for method, top1 in metrics["episodes"].items()]
+    for head in metrics.get("heads", ()):
+        words.append(f"{head['head']} {head['top1']['value']:.1%} with {head['support_images']} labels")
     if "corrupted_top1" in metrics:
         words.append(f"{metrics['corrupted_top1']['value']:.1%} under corruption")
     if "latency_ms" in metrics:

@@ -305,6 +305,7 @@ def test_every_data_set_of_a_stage_has_a_purpose() -> None:
     assert purposes["train", "val"] == "validated on"
     assert purposes["load", "classes_of"] == "names only"
     assert [key for key, purpose in purposes.items() if purpose == "judged by"] == [("evaluate", "data")]
+    assert [key for key, purpose in purposes.items() if purpose == "looked at"] == [("attention", "data")]
     assert [key for key, purpose in purposes.items() if purpose == "adapted to"] == [
         ("fewshot", "support"),
         ("bundle", "support"),

@@ -23,6 +23,7 @@ KINDS = {
     "evaluation": "an accuracy",
     "latency": "a latency",
     "check": "a check",
+    "attention": "pictures of attention",
 }
 UNITS_OF_NAMES = {"_ms": "milliseconds", "_mib": "MiB", "_db": "decibels", "_degrees": "degrees", "_s": "seconds"}
 UNITS_OF_RANGES = {

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from edgevit.artifacts import MODEL_KINDS, Artifact, Kind
 from edgevit.configs import (
+    OF_NEW_HEADS,
     Compile,
     Distill,
     Evaluate,
@@ -94,7 +95,9 @@ def deployed_chain(recipe: Recipe) -> DeployedChain | None:
     named, of = (reports[-1].deployed, reports[-1].of) if reports else (None, None)
     measurements = [stage for stage in recipe.stages if of is None or stage.id in of]
     profiles = {stage.model: stage for stage in measurements if isinstance(stage, Profile)}
-    evaluated = [stage.model for stage in measurements if isinstance(stage, Evaluate) and stage.protocol != "episodes"]
+    evaluated = [
+        stage.model for stage in measurements if isinstance(stage, Evaluate) and stage.protocol not in OF_NEW_HEADS
+    ]
     models = _models_behind(measurements, recipe.stages)
     deployed = named or (deployed_model(list(models.values()), evaluated, profiles) if profiles else None)
     if deployed is None or deployed not in profiles:

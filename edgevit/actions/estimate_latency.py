@@ -12,8 +12,12 @@ from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
 from edgevit.graphs.tensors import inputs_of
 from edgevit.latency_model.boards import board_rates, name_in_mode
+from edgevit.latency_model.calibration import Calibration, calibration_of
 from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
 from edgevit.latency_model.kernels import kernels_of
+from edgevit.latency_model.own_target import estimate_on_target
+from edgevit.targets.boards.table import BOARD_NAMES
+from edgevit.targets.named import targets_by_name
 
 
 def option(argument: str) -> str:
@@ -29,12 +33,20 @@ def estimated_latency(
     tensorrt: str | None = None,
     power_mode: str | None = None,
     batch_size: int | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    folder: Path | None = None,
     place: Callable[[str], str] = option,
 ) -> Estimate:
-    """Predict the latency of an ONNX file on a board. Nothing is measured.
+    """Predict the latency of an ONNX file on a board, or on a calibrated target. Nothing is measured.
 
     Args:
-        precision: float32, float16 or int8. By default that of the file's Q/DQ pairs, and float16 without any.
+        board: a board of the table, or a target that was calibrated, which wins.
+        precision: float32, float16 or int8. By default that of the file's Q/DQ pairs; without any, float16 on a board,
+            and float32 on a calibrated target.
+        tensorrt, power_mode: of a board.
+        runtime, threads: of a calibrated target; by default those of its last calibration.
+        folder: the project's folder, whose calibrations count; by default the current folder.
         batch_size: 1, or the batch size that the file fixes, by default.
         place: an argument of this function as errors name it: `option` on the command line.
 
@@ -43,8 +55,16 @@ def estimated_latency(
         RecipeError: an option is wrong, or contradicts the file.
         TargetError: no latency is predicted for this board or precision.
     """
-    # A wrong name is refused before the file is read.
-    board_rates(name_in_mode(board, power_mode, place("power_mode")), place("board"))
+    calibration = calibration_of(board, folder)
+    of_board, of_target = {"tensorrt": tensorrt, "power_mode": power_mode}, {"runtime": runtime, "threads": threads}
+    given = of_target if calibration is None else of_board
+    for argument, value in given.items():
+        if value is not None:
+            what = f"{'a calibrated target' if calibration else 'a board of the table'} does not take this"
+            raise RecipeError(what, where=place(argument), got=value, next="leave it out")
+    if calibration is None:  # a wrong name is refused before the file is read
+        _check_is_no_target(board, folder, place("board"))
+        board_rates(name_in_mode(board, power_mode, place("power_mode")), place("board"))
     model = read_onnx(file)
     first = next((size for value in inputs_of(model) for size in value.type.tensor_type.shape.dim), None)
     fixed = first.dim_value if first is not None and first.HasField("dim_value") else None
@@ -54,17 +74,36 @@ def estimated_latency(
         raise RecipeError(what, where=where, got=batch_size, expected=fixed, next=next_step)
     graph = graph_of(for_batch_of(model, 1), file)
     plan = kernels_of(graph, fixed or 1)
-    asked = _precision(graph, precision, place("precision"))
+    asked = _precision(graph, precision, default_precision(calibration), place("precision"))
     size = batch_size or fixed or 1
+    if calibration is not None:
+        if asked == "int8" and graph.quantized_precision is None:
+            what = "the file has no Q/DQ pairs, which say what runs in INT8"
+            raise RecipeError(what, where=place("precision"), got=asked, next="give the file that `quantize` wrote")
+        return estimate_on_target(
+            plan, calibration, asked, batch_size=size, runtime=runtime, threads=threads, where=file
+        )
     return estimate_of(
         plan, board, asked, batch_size=size, power_mode=power_mode, tensorrt=tensorrt, where=file, place=place
     )
 
 
-def _precision(graph: Graph, asked: str | None, where: str) -> str:
+def default_precision(calibration: Calibration | None) -> str:
+    """Of a file without Q/DQ pairs: float32 on a calibrated target, and float16 on a board."""
+    return "float16" if calibration is None else "float32"
+
+
+def _check_is_no_target(board: str, folder: Path | None, where: str) -> None:
+    """Raise RecipeError if the name is that of a target, which is not calibrated."""
+    if board not in BOARD_NAMES and board in targets_by_name(folder):
+        next_step = f"edgevit devices calibrate {board}"
+        raise RecipeError("the target is not calibrated", where=where, got=board, next=next_step)
+
+
+def _precision(graph: Graph, asked: str | None, default: str, where: str) -> str:
     """The precision to predict. Raises RecipeError if the file's Q/DQ pairs say otherwise."""
     own = graph.quantized_precision
     if own is not None and asked is not None and full_precision(asked) != own:
         what = "the file's Q/DQ pairs ask for another precision"
         raise RecipeError(what, where=where, got=asked, expected=own, next="give the float file")
-    return asked or own or "float16"
+    return asked or own or default

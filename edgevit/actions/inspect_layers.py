@@ -6,12 +6,11 @@ from typing import get_args
 
 from edgevit.actions.engine_files import is_engine
 from edgevit.artifacts import Artifact
-from edgevit.checking.timed_layers import TimedModel, timed_checkpoint, timed_onnx
-from edgevit.configs.runtimes import TORCH, FileRuntime
+from edgevit.checking.timed_layers import TimedModel, timed_in
+from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
 from edgevit.errors import RecipeError, TargetError
-from edgevit.graphs.files import onnx_file
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
 from edgevit.runtimes.base import SessionOptions, fixed_batch, for_runtime, runtime_of
@@ -62,8 +61,6 @@ def timed_model(
         TargetError: the model is an engine, or another runtime cannot open it.
         ArtifactError: the model cannot be read.
     """
-    from edgevit.runtimes.peaks import peaks_here
-
     if target != LOCAL_CPU:
         raise RecipeError(
             f"a target times the layers of a TensorRT engine alone; other models are timed on {LOCAL_CPU}",
@@ -75,8 +72,8 @@ def timed_model(
     opened = for_runtime(model, runtime)
     if is_engine(opened):
         raise TargetError("an engine tells its layers by itself", where=opened.id, next="edgevit inspect shows them")
-    times = layer_times_of(opened, target, batch_size, threads, context)
-    peaks = peaks_here(runtime_of(opened), threads or 1, context.progress.say)
-    if runtime_of(opened) == TORCH.name:
-        return timed_checkpoint(opened.path, times, peaks)
-    return timed_onnx(onnx_file(opened), times, opened.model_file.options.inference_precision, peaks)
+    plan = MeasurePlan(batch_size=batch_size or fixed_batch(opened.io) or 1)
+    with target_for(target, context).open(opened, SessionOptions(threads=threads or 1)) as session:
+        timed = timed_in(session, opened, plan, threads or 1, context.progress.say)
+    assert timed is not None  # every runtime on the CPU tells them
+    return timed

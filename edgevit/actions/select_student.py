@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevit import pipeline
-from edgevit.actions.estimate_latency import estimated_latency
+from edgevit.actions.estimate_latency import default_precision, estimated_latency
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -42,6 +42,7 @@ from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
 from edgevit.latency_model.boards import board_rates
+from edgevit.latency_model.calibration import calibration_of
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
@@ -56,7 +57,7 @@ from edgevit.selection.winner import (
     winner_of,
 )
 
-FLOAT16_BYTES = 2
+FLOAT_BYTES = {"float16": 2, "float32": 4}
 HELD_BACK = 0.4  # of few labels, to compare students by: two of five
 
 
@@ -188,9 +189,10 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
 
 
 def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candidate], Timing]:
-    """Predicts the latency of candidates in float16 on a board that is not at hand; says a line about each.
+    """Predicts the latency of candidates on a board that is not at hand; says a line about each.
 
-    The interval is that of 90%. The size is that of the weights in float16.
+    It is that in float16 on a board of the table, and in float32 on a calibrated target. The interval is that of 90%.
+    The size is that of the weights.
     """
     known: dict[Candidate, Timing] = {}
 
@@ -244,7 +246,7 @@ def _check_target(options: InitOptions, board: str | None) -> None:
     if board is not None and options.target != LOCAL_CPU:
         what = "a board is predicted, and a target is measured"
         raise RecipeError(what, got=f"--board {board} and --target {options.target}", next="give one of them")
-    if board is not None:
+    if board is not None and calibration_of(board) is None:
         board_rates(board, where="--board")
 
 
@@ -261,7 +263,8 @@ def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     else:
         time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
-        say(f"students, predicted for {trials.board} in float16 and not measured:")
+        precision = default_precision(calibration_of(trials.board))
+        say(f"students, predicted for {trials.board} in {precision} and not measured:")
     return students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
 
 
@@ -361,13 +364,13 @@ def _predicted(candidate: Candidate, num_classes: int, board: str) -> Timing:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx_from_module(built.module, spec, OPSET, dynamic_batch=True).write(file)
-        estimate = estimated_latency(file, board, precision="float16")
+        estimate = estimated_latency(file, board)
     cost = cost_of(built.module, built.preprocess)
     return Timing(
         macs=cost["macs"],
         params=cost["params"],
-        size_bytes=FLOAT16_BYTES * cost["params"],
-        form="float16, predicted",
+        size_bytes=FLOAT_BYTES[estimate.precision] * cost["params"],
+        form=f"{estimate.precision}, predicted",
         p50_ms=estimate.latency_ms,
         p50_low_ms=estimate.low_90_ms,
         p50_high_ms=estimate.high_90_ms,

@@ -20,7 +20,7 @@ from edgevit.api.arguments import (
 )
 from edgevit.api.inputs import Data, labelled_images, support_images, unlabelled_images
 from edgevit.api.model import Model
-from edgevit.api.results import Evaluation, FewShotEvaluation, Latency, Run
+from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Run, evaluation_of
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
 from edgevit.bounds import (
@@ -239,6 +239,12 @@ def evaluate(model: ModelLike, data: Data, *, protocol: Literal["episodes"], **o
 
 @overload
 def evaluate(
+    model: ModelLike, data: Data, *, protocol: Literal["knn", "linear"], support: Data, **options: Any
+) -> FeatureEvaluation: ...
+
+
+@overload
+def evaluate(
     model: ModelLike,
     data: Data,
     *,
@@ -247,17 +253,22 @@ def evaluate(
 ) -> Evaluation: ...
 
 
-def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation | FewShotEvaluation:
-    """Measure accuracy on labelled images; optionally under corruption, few-shot, or by cross-validation.
+def evaluate(
+    model: ModelLike, data: Data, *, support: Data | None = None, **options: Any
+) -> Evaluation | FewShotEvaluation | FeatureEvaluation:
+    """Measure accuracy on labelled images; optionally under corruption, few-shot, or of heads on the features.
 
     Args:
         data: a folder CLASS/*.jpg, or a folder whose subfolder test/ is one; or a data set object: `classes`, a length,
             and (image, class index) by position, as torchvision has them. Images of an object have one size and are
             PIL images or arrays (H, W, 3) of uint8.
+        support: labelled images, as `data`: those that heads are fitted to, with `protocol="knn"` and
+            `protocol="linear"`; those that support sets are drawn from, with `protocol="episodes"`.
         options: more options of the stage `evaluate`: `target`, `runtime`, `batch_size`, `protocol`, …
 
     Returns:
-        The accuracy. With `protocol="episodes"`, the accuracy of few-shot heads over many episodes.
+        The accuracy. With `protocol="episodes"`, the accuracy of few-shot heads over many episodes. With
+        `protocol="knn"` or `protocol="linear"`, that of heads on the frozen features.
 
     Raises:
         DataError: the images have no labels, or a class that the model does not know.
@@ -277,9 +288,13 @@ def evaluate(model: ModelLike, data: Data, **options: Any) -> Evaluation | FewSh
     """
     from edgevit.configs import Evaluate
 
-    with labelled_images(data, stages(), argument("evaluate", "data")) as images:
-        made = _artifact_of(Evaluate, "evaluation", {"model": _artifact(model), "data": images}, options)
-    return FewShotEvaluation(made) if "episodes" in made.metrics else Evaluation(made)
+    with ExitStack() as stack:
+        images = stack.enter_context(labelled_images(data, stages(), argument("evaluate", "data")))
+        inputs = {"model": _artifact(model), "data": images}
+        if support is not None:
+            where = argument("evaluate", "support")
+            inputs["support"] = stack.enter_context(support_images(support, stages(), where))
+        return evaluation_of(_artifact_of(Evaluate, "evaluation", inputs, options))
 
 
 def profile(model: ModelLike, **options: Any) -> Latency:
@@ -287,7 +302,9 @@ def profile(model: ModelLike, **options: Any) -> Latency:
 
     Args:
         options: options of the stage `profile`: `target`, `runtime`, `threads`, `batch_size`, `boundary`,
-            `duration_s`, …
+            `duration_s`, `starts`, … With `scenario="offline"` and `batch_sizes`, `record.offline` of the result is the
+            throughput with each batch size. With `scenario="fixed_rate"` and `rate_hz`, `record.fixed_rate` is a stream
+            of frames.
 
     Raises:
         TargetError: the target does not work here, or the model has another fixed batch size.
@@ -296,7 +313,8 @@ def profile(model: ModelLike, **options: Any) -> Latency:
     from edgevit.runtimes.base import fixed_batch
 
     artifact = _artifact(model)
-    options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
+    if "batch_sizes" not in options:
+        options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
     return Latency(_artifact_of(Profile, "latency", {"model": artifact}, options))
 
 
@@ -397,15 +415,19 @@ def estimate(
     precision: str | None = None,
     tensorrt: str | None = None,
     power_mode: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
     batch_size: int | None = None,
 ) -> Estimate:
     """Predict the latency of an ONNX model on a board that is not at hand. Nothing is measured.
 
     Args:
-        board: such as "orin-nano-8gb".
-        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs, and float16 without any.
+        board: such as "orin-nano-8gb"; or a target that `edgevit devices calibrate` has fitted.
+        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs; without any, float16 on a
+            board, and float32 on a calibrated target.
         tensorrt: version of TensorRT, such as "10.3", to check against the board.
         power_mode: such as "MAXN_SUPER"; the board's fastest ordinary mode by default.
+        runtime, threads: of a calibrated target; by default those of its last calibration.
         batch_size: 1 by default, or the batch size that the file fixes.
 
     Returns:
@@ -433,6 +455,7 @@ def estimate(
         file = stages().onnx_file(path_argument(model, argument("estimate", "model")))
     return estimated_latency(
         file, board, precision=precision, tensorrt=tensorrt, power_mode=power_mode, batch_size=batch_size,
+        runtime=runtime, threads=threads,
         place=partial(argument, "estimate"),
     )  # fmt: skip
 

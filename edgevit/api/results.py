@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 from edgevit.api.model import Model
 from edgevit.artifacts import MODEL_KINDS, Artifact
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.tables import html_table
 from edgevit.report.text import (
+    FEATURE_HEADER,
     FEW_SHOT_HEADER,
     accuracy_sentences,
     corruption_sentence,
+    energy_sentence,
     few_shot_rows,
+    head_rows,
     latency_facts,
     latency_sentence,
+    measures_sentence,
     summary,
     top1_sentence,
 )
@@ -148,6 +153,52 @@ class FewShotEvaluation:
 
 
 @dataclass(frozen=True, repr=False)
+class FeatureEvaluation:
+    """The accuracy of heads that were fitted to a model's frozen features, and measures of the features.
+
+    Attributes:
+        artifact: predictions and summary, as the stage `evaluate` writes them with `protocol: knn` or `linear`.
+    """
+
+    artifact: Artifact
+
+    @property
+    def heads(self) -> list[dict[str, Any]]:
+        """A row for each head: `head`, `label_share`, `support_images`, `draws`, and `top1`.
+
+        `top1` holds `value`, 0 to 1, `low` and `high` of its 95% interval, and the number of images `n`.
+        """
+        heads: list[dict[str, Any]] = self.artifact.metrics["heads"]
+        return heads
+
+    @property
+    def constant_guess(self) -> float:
+        """Accuracy of always answering the commonest class of the images, 0 to 1."""
+        return float(self.artifact.metrics["constant_guess"]["value"])
+
+    @property
+    def features(self) -> dict[str, Any] | None:
+        """`rankme`, `alignment` (None for a file) and `uniformity` of the features; None with `protocol: linear`."""
+        features: dict[str, Any] | None = self.artifact.metrics.get("features")
+        return features
+
+    def __str__(self) -> str:
+        rows = head_rows(self.artifact.metrics)
+        lines = [
+            f"{head}, {labels} labels: top-1 {top1}, 95% interval {interval}"
+            for labels, head, top1, interval in rows[:-1]
+        ]
+        lines.append(f"always answering '{self.artifact.metrics['constant_guess']['class']}': {rows[-1][2]}")
+        return "\n".join([*lines, *([measures_sentence(self.features)] if self.features else [])])
+
+    def __repr__(self) -> str:
+        return f"<edgevit.FeatureEvaluation {len(self.heads)} heads>"
+
+    def _repr_html_(self) -> str:
+        return html_table(FEATURE_HEADER, head_rows(self.artifact.metrics))
+
+
+@dataclass(frozen=True, repr=False)
 class Latency:
     """The latency of a model on a target.
 
@@ -179,6 +230,11 @@ class Latency:
         return self.record.percentiles[percent].ms
 
     @property
+    def energy(self) -> EnergyRecord | NoEnergy | None:
+        """The energy for an image, or why it was not measured; None if an older release measured the latency."""
+        return self.record.energy
+
+    @property
     def invalid(self) -> list[str]:
         """Reasons why the latency is none of the device in its stated mode, such as throttling; empty without one."""
         return list(self.record.invalid)
@@ -195,6 +251,7 @@ class Latency:
         return (
             f"{invalid}{latency_sentence(latency)}; {latency.runtime} on {latency.target}, "
             f"{threads}batch {latency.batch_size}, {latency.precision}"
+            f"{f'; {energy_sentence(latency.energy)}' if isinstance(latency.energy, EnergyRecord) else ''}"
         )
 
     def __repr__(self) -> str:
@@ -264,7 +321,7 @@ class Report:
         return f'<pre>{html.escape(str(self))}</pre><p><a href="{page}">report.html</a></p>'
 
 
-Result = Model | Evaluation | FewShotEvaluation | Latency | Report | Artifact
+Result = Model | Evaluation | FewShotEvaluation | FeatureEvaluation | Latency | Report | Artifact
 
 
 class Run(Mapping[str, Result]):
@@ -324,10 +381,17 @@ def _result(artifact: Artifact, folder: Path) -> Result:
     if artifact.kind in MODEL_KINDS:
         return Model(artifact)
     if artifact.kind == "evaluation":
-        return FewShotEvaluation(artifact) if "episodes" in artifact.metrics else Evaluation(artifact)
+        return evaluation_of(artifact)
     if artifact.kind == "latency":
         return Latency(artifact)
     return Report(artifact) if artifact.kind == "report" else artifact
+
+
+def evaluation_of(artifact: Artifact) -> Evaluation | FewShotEvaluation | FeatureEvaluation:
+    """The result of a stage `evaluate`, by its protocol."""
+    if "heads" in artifact.metrics:
+        return FeatureEvaluation(artifact)
+    return FewShotEvaluation(artifact) if "episodes" in artifact.metrics else Evaluation(artifact)
 
 
 def _share(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Commands about targets: devices add, list, show, check, clean, remove."""
+"""Commands about targets: devices add, list, show, check, calibrate, clean, remove."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgevit import bounds
 from edgevit.cli.commands import Command, SubcommandGroup, help_of
 from edgevit.cli.findings import print_findings
-from edgevit.cli.options import JsonFlag, default_of, flag
-from edgevit.cli.output import echo, next_command, print_json, print_table, say_note
+from edgevit.cli.options import JsonFlag, Threads, default_of, flag, number, separated
+from edgevit.cli.output import echo, next_command, print_json, print_table, say, say_note
 
 if TYPE_CHECKING:
+    from edgevit.latency_model.calibration import CalibratedForm
     from edgevit.targets.named import NamedTarget
 
 Name = Annotated[str, typer.Argument(help="Name of the target.", metavar="NAME")]
@@ -156,6 +158,54 @@ def check(name: Name, as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+def calibrate(
+    name: Name,
+    runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime; on local-cpu also openvino.")] = default_of(
+        "Export", "runtime"
+    ),
+    threads: Threads = default_of("Profile", "threads"),
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, int8, or both with a comma.", metavar="NAME,…")
+    ] = "float32,int8",
+    models: Annotated[
+        int,
+        number("--models", bounds.CALIBRATION_MODELS, "Models of the catalog that are measured, over all its sizes."),
+    ] = 16,
+    receipts: Annotated[
+        Path | None,
+        typer.Option("--receipts", help="Measure nothing: a folder of NAME.onnx, each with its receipt NAME.json."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure models on a target, and fit what `estimate` and `select` need to predict others there.
+
+    The models are of the catalog, with random weights. Each takes about half a minute. A receipt is what
+    edgevit profile NAME.onnx --target TARGET --json prints. The fit is kept beside targets.yaml, and replaces an
+    earlier one of its runtime, precision and threads.
+
+    Example: edgevit devices calibrate pi
+    """
+    from edgevit.actions.calibrate_device import calibrated_forms, checked_precisions, forms_of_receipts, spread_models
+    from edgevit.cli.output import terminal_context
+    from edgevit.latency_model.calibration import Calibration, calibration_file, calibration_of, write_calibration
+
+    file = calibration_file(name)
+    if receipts is None:
+        precisions = checked_precisions(separated(precision), "--precision")
+        forms = calibrated_forms(name, runtime, threads, precisions, spread_models(models), terminal_context())
+    else:
+        forms = forms_of_receipts(name, receipts)
+    calibration = (calibration_of(name) or Calibration(target=name)).with_forms(forms)
+    write_calibration(calibration, file)
+    if as_json:
+        print_json(calibration.model_dump(mode="json"))
+    else:
+        for form in forms:
+            _print_fit(form)
+        echo(f"kept in {file}")
+    next_command(f"edgevit estimate MODEL.onnx --board {name}")
+
+
 def clean(name: Name, as_json: JsonFlag = False) -> None:
     """Remove edgevit's files on a target: models, images, packages and results.
 
@@ -193,11 +243,31 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_devices,
     "show": show,
     "check": check,
+    "calibrate": calibrate,
     "clean": clean,
     "remove": remove,
 }
 for called, command in COMMANDS.items():
     devices.command(called, cls=Command, rich_help_panel="Targets", help=help_of(command))(command)
+
+
+def _print_fit(form: CalibratedForm) -> None:
+    """The measured models with the predictions of fits that left each out."""
+    from edgevit.configs.runtimes import RUNTIMES
+    from edgevit.report.text import milliseconds
+
+    echo(f"{RUNTIMES[form.runtime].title}, {form.precision}, threads: {form.threads}")
+    rows = [
+        (model.name, milliseconds(model.p50_ms), milliseconds(model.left_out_ms), f"{ratio - 1:+.1%}")
+        for model, ratio in zip(form.models, form.ratios, strict=True)
+    ]
+    print_table(("model", "measured", "left out", "error"), rows)
+    factor = form.factor(0.9)
+    say(
+        f"left out: predicted by a fit to the other models. Median error {form.median_error:.1%}, largest "
+        f"{form.largest_error:.0%}. The 90% interval is a factor of {factor:.2f} on both sides"
+    )
+    echo("")
 
 
 def _file(is_projects: bool) -> Path:

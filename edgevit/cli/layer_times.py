@@ -61,7 +61,7 @@ class Timing:
 def show_times(timed: TimedModel, html: Path | None, as_json: bool) -> None:
     """Print the times of a checkpoint, and write their page if one is asked for."""
     if html is not None:
-        from edgevit.report.layer_times import times_page
+        from edgevit.report.layer_times_page import times_page
 
         write_page(html, times_page(timed))
     if as_json:

@@ -36,7 +36,8 @@ def select(
         typer.Option(
             "--board",
             metavar="NAME",
-            help="A board that is not at hand, such as orin-nano-8gb: latencies are predicted, in place of --target.",
+            help="A board that is not at hand, such as orin-nano-8gb, or a target that was calibrated: latencies are "
+            "predicted, in place of --target.",
         ),
     ] = None,
     students: Annotated[

@@ -15,7 +15,7 @@ from edgevit.configs.datasets import (
     Splits,
     WebDataset,
 )
-from edgevit.configs.evaluation import CORRUPTIONS, Corruption, Evaluate
+from edgevit.configs.evaluation import CORRUPTIONS, OF_NEW_HEADS, Corruption, Evaluate
 from edgevit.configs.fewshot import HEAD_METHODS, Fewshot, HeadMethod
 from edgevit.configs.fields import (
     OPSET,
@@ -39,12 +39,30 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
-from edgevit.configs.pretrain import Byol, Dino, Mae, Moco, Pretrain, PretrainAugmentation, SimClr
+from edgevit.configs.pretrain import AnyMethod, Pretrain
+from edgevit.configs.pretrain_methods import (
+    Auto,
+    Byol,
+    Dino,
+    EsVit,
+    Fcmae,
+    Jigsaw,
+    Mae,
+    Moco,
+    Pirl,
+    PretrainAugmentation,
+    PretrainMethod,
+    Rotation,
+    SelfDistillation,
+    SimClr,
+    Sit,
+)
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage, kinds_of
 from edgevit.configs.stages import (
     STAGES,
+    Attention,
     Bundle,
     Check,
     Compile,
@@ -85,10 +103,14 @@ __all__ = [
     "HEAD_METHODS",
     "HEAD_TEACHERS",
     "OBJECTIVES",
+    "OF_NEW_HEADS",
     "OPSET",
     "STAGES",
+    "AnyMethod",
+    "Attention",
     "AttentionTransfer",
     "Augmentation",
+    "Auto",
     "Budget",
     "Bundle",
     "Byol",
@@ -107,9 +129,11 @@ __all__ = [
     "Distill",
     "Distillation",
     "EncodedImages",
+    "EsVit",
     "Evaluate",
     "Export",
     "Factorize",
+    "Fcmae",
     "FeatureDistillation",
     "FewShotDraw",
     "Fewshot",
@@ -119,6 +143,7 @@ __all__ = [
     "HeadMethod",
     "HuggingFace",
     "ImageFolder",
+    "Jigsaw",
     "Load",
     "MachineTarget",
     "Mae",
@@ -126,8 +151,10 @@ __all__ = [
     "Moco",
     "Npz",
     "Objective",
+    "Pirl",
     "Pretrain",
     "PretrainAugmentation",
+    "PretrainMethod",
     "Profile",
     "Prune",
     "PseudoLabel",
@@ -137,8 +164,11 @@ __all__ = [
     "QuantizedRuntime",
     "Recipe",
     "Report",
+    "Rotation",
     "Select",
+    "SelfDistillation",
     "SimClr",
+    "Sit",
     "SoftDistillation",
     "Splits",
     "Stage",

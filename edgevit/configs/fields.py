@@ -30,6 +30,7 @@ Degrees = Annotated[float, bounds.DEGREES]
 Hue = Annotated[float, bounds.HUE]
 MaskedShare = Annotated[float, bounds.MASKED]
 DecoderWidth = Annotated[int, bounds.DECODER_WIDTH]
+PuzzleGrid = Annotated[int, bounds.PUZZLE_GRID]
 Decibels = Annotated[float, bounds.DECIBELS]
 MeasuredSeconds = Annotated[float, bounds.MEASURED_S]
 WarmupSeconds = Annotated[float, bounds.WARMUP_S]
@@ -47,6 +48,8 @@ ViewCount = Annotated[int, bounds.VIEWS]
 Severity = Annotated[int, bounds.SEVERITY]
 BuilderLevel = Annotated[int, bounds.BUILDER_LEVEL]
 BuildCount = Annotated[int, bounds.BUILDS]
+StartCount = Annotated[int, bounds.STARTS]
+FrameRate = Annotated[float, bounds.RATE_HZ]
 Opset = Annotated[int, bounds.OPSET]
 Seed = Annotated[int, bounds.SEED]
 MOST_NESTED = 20  # levels of lists and mappings in model_args
@@ -105,7 +108,7 @@ def _buildable(model_args: dict[str, Any]) -> dict[str, Any]:
 ModelArgs = Annotated[dict[str, Any], AfterValidator(_checked_model_args), AfterValidator(_buildable)]
 
 
-Purpose = Literal["learned from", "adapted to", "calibrated by", "validated on", "judged by", "names only"]
+Purpose = Literal["learned from", "adapted to", "calibrated by", "validated on", "judged by", "looked at", "names only"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Takes:
             calibrated by   ranges, a temperature or a threshold are measured on it
             validated on    accuracy on it is reported during training, or decides which quantized form ships
             judged by       accuracy is measured on it
+            looked at       pictures of it are shown, and nothing is measured that a model could have learned
             names only      its class names are taken, and no image
 
         needs_labels: labels, if there are any, have to be ground truth, not a teacher's.
@@ -146,7 +150,7 @@ class Added:
     """Marks an option that the first release did not have. At its default, it does not enter the stage's key."""
 
 
-MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check")
+MEASUREMENTS: tuple[Kind, ...] = ("evaluation", "latency", "check", "attention")
 
 LearnedFrom = Annotated[str, Takes(("dataset",), "learned from")]
 AdaptedTo = Annotated[str, Takes(("dataset",), "adapted to")]
@@ -155,6 +159,7 @@ CalibratedByLabels = Annotated[str, Takes(("dataset",), "calibrated by", needs_l
 ValidatedOn = Annotated[str, Takes(("dataset",), "validated on")]
 AnswersComparedOn = Annotated[str, Takes(("dataset",), "validated on", needs_labels=True)]
 JudgedBy = Annotated[str, Takes(("dataset",), "judged by", needs_labels=True)]
+LookedAt = Annotated[str, Takes(("dataset",), "looked at")]
 NamesOnly = Annotated[str, Takes(("dataset",), "names only")]
 CheckpointRef = Annotated[str, Takes(("checkpoint",))]
 OnnxRef = Annotated[str, Takes(("onnx",))]

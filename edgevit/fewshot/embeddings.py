@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from edgevit.artifacts import EMBEDDING, Artifact
+from edgevit.configs import Augmentation
 from edgevit.data.dataset import Dataset
 from edgevit.fewshot.heads import Floats
 from edgevit.inference.frozen_model import FrozenModel
@@ -54,3 +55,11 @@ class Embedder:
                 parts.append(outputs[self.output].astype(np.float64))  # a copy
                 bar.advance(len(parts[-1]))
         return np.concatenate(parts)
+
+    def of_views(self, dataset: Dataset, augmentation: Augmentation, count: int, seed: int) -> list[Floats] | None:
+        """The features of `count` random views of each image; None for a file, which takes no such views."""
+        if self._frozen is None:
+            return None
+        with self._progress.bar(f"views of {dataset.name}", count * len(dataset), "views") as bar:
+            views = [self._frozen.embeddings_of_views(dataset, augmentation, view, seed, bar) for view in range(count)]
+        return [view.numpy().astype(np.float64) for view in views]

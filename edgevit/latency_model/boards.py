@@ -6,9 +6,12 @@ import math
 import re
 
 from edgevit.errors import RecipeError, TargetError, did_you_mean
-from edgevit.latency_model.roofline import BoardRates
+from edgevit.latency_model.constants import fitted
+from edgevit.latency_model.roofline import GENERATIONS, BoardRates
+from edgevit.model_file import TargetInfo
+from edgevit.profiling.roofline import Peaks
 from edgevit.targets.boards.nvpmodel import plain_name
-from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, compute_numbers
+from edgevit.targets.boards.table import BOARD_NAMES, BOARDS, SOCS, Board, board_named, board_of, compute_numbers
 from edgevit.targets.boards.versions import JETPACKS, TENSORRT_RELEASES, version_numbers
 
 FIRST_JETPACK = {"tegra234": 5, "tegra264": 7}  # of the other boards, 4
@@ -39,6 +42,29 @@ def board_rates(name: str, where: object = None) -> BoardRates:
         bandwidth_gb_s=peaks.bandwidth_gb_s,
         fp16_tflops=peaks.fp16_tflops,
         int8_tops=peaks.int8_tops,
+    )
+
+
+def peaks_of_machine(machine: TargetInfo) -> Peaks | None:
+    """The nominal peaks of a board, with the launch time that was fitted; None if its clocks are not known.
+
+    The power mode is that of the machine; if it tells none, the board's fastest ordinary mode.
+    """
+    known = board_of([str(machine.hardware.get("module"))])
+    if known is None:
+        return None
+    try:
+        name = name_in_mode(known[1].name, machine.hardware.get("power_mode"))
+        rates = board_rates(name)
+    except (RecipeError, TargetError):
+        return None
+    teraflops = {"float32": rates.fp32_tflops, "float16": rates.fp16_tflops, "int8": rates.int8_tops}
+    thousand_cycles = fitted()["constants"][f"launch_{GENERATIONS[rates.generation]}"]
+    return Peaks(
+        gflops={precision: 1e3 * peak for precision, peak in teraflops.items() if peak is not None},
+        bandwidth_gb_s=rates.bandwidth_gb_s,
+        launch_ms=thousand_cycles / rates.gpu_mhz,
+        nominal_of=f"{known[1].name} in {power_mode_of(name)}",
     )
 
 

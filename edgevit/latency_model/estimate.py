@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from edgevit.configs.runtimes import RUNTIMES, TENSORRT
 from edgevit.errors import ArtifactError, RecipeError, TargetError
 from edgevit.graphs.graph import OPERANDS, UNCOUNTED
 from edgevit.latency_model.boards import board_rates, check_tensorrt, name_in_mode, power_mode_of
@@ -27,21 +28,25 @@ class Estimate:
     """A predicted latency. It was not measured.
 
     Attributes:
-        board, power_mode: whose clocks and bandwidth were taken.
-        latency_ms: of one batch, device compute alone, as trtexec gives it.
-        low_80_ms, high_80_ms, low_90_ms, high_90_ms: intervals that held 80% and 90% of published latencies of known
-            boards, whose source and family of networks the fit had not seen.
+        board: a board of the table, or a target that `edgevit devices calibrate` has fitted.
+        power_mode: whose clocks and bandwidth were taken; None of a calibrated target.
+        latency_ms: of one batch, compute alone; of a board, as trtexec gives it.
+        low_80_ms, high_80_ms, low_90_ms, high_90_ms: intervals that held 80% and 90% of latencies that the fit had not
+            seen: of published ones of known boards, by other sources and of other families of networks; of the models
+            of a calibration, each left out.
         shares: of the time, by what takes it: compute, memory, launches.
-        kernels: launches that TensorRT is likely to need.
+        kernels: launches that TensorRT is likely to need; operators, on a calibrated target.
         unknown_operators: the number of nodes by operator, for operators that the prediction does not know.
         energy_mj: None; `why_no_energy` says why.
         notes: what widens the interval, in sentences.
         is_coverage_known: whether held-out rows show the coverage of the intervals. A note says why not.
+        runtime: in which the graph runs.
+        threads: CPU threads; None on a GPU.
     """
 
     board: str
-    power_mode: str
-    precision: Precision
+    power_mode: str | None
+    precision: str
     batch_size: int
     tensorrt: str | None
     latency_ms: float
@@ -58,6 +63,8 @@ class Estimate:
     notes: tuple[str, ...]
     is_coverage_known: bool
     label: Literal["predicted"] = "predicted"
+    runtime: str = TENSORRT.name
+    threads: int | None = None
 
     @property
     def bound_by(self) -> str:
@@ -76,12 +83,17 @@ class Estimate:
             f"predicted {self.latency_ms:.3g} ms, "
             f"{nominal}90% interval {self.low_90_ms:.3g} to {self.high_90_ms:.3g} ms, "
             f"{nominal}80% interval {self.low_80_ms:.3g} to {self.high_80_ms:.3g} ms",
-            f"{self.board} in {self.power_mode}, {self.precision}, batch {self.batch_size}, compute alone",
+            f"{self._where()}, {self.precision}, batch {self.batch_size}, compute alone",
             f"bound by {self.bound_by}: {shares}",
             f"{self.macs / 1e9:.3g} G MACs for an image, {self.kernels} kernels",
             f"energy {self.why_no_energy}",
             *self.notes,
         ]
+
+    def _where(self) -> str:
+        if self.threads is None:
+            return f"{self.board} in {self.power_mode}"
+        return f"{self.board}, {RUNTIMES[self.runtime].title}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 def estimate_of(
@@ -116,10 +128,7 @@ def estimate_of(
     _check_int8_of_attention(plan, checked, place("precision"))
     if tensorrt is not None:
         check_tensorrt(name, tensorrt, place("tensorrt"))
-    _check_counted(plan, where)
-    if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
-        what = "the sizes of products are open, so their work cannot be counted"
-        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
+    check_counted(plan, where)
     calibrated = fitted()
     is_known = checked in calibrated["known"].get(rates.family, ())
     wider = tuple(_new_to_the_set(plan, rates, checked, batch_size, is_known))
@@ -131,8 +140,6 @@ def estimate_of(
         "launches": float(times.launch_ms.sum()) * scale,
     }
     latency_ms = sum(parts.values())
-    if not latency_ms:
-        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * parts["launches"] / len(plan.kernels)
     widths = _widths(calibrated["intervals"], rates, checked, is_new=bool(wider))
@@ -158,8 +165,11 @@ def estimate_of(
     )
 
 
-def _check_counted(plan: KernelPlan, where: object) -> None:
-    """Raises ArtifactError if arithmetic of the graph has no rule of multiply-accumulates."""
+def check_counted(plan: KernelPlan, where: object) -> None:
+    """Raises ArtifactError if work of the graph cannot be counted, or there is none.
+
+    Arithmetic may have no rule of multiply-accumulates, and the size of a product may be open.
+    """
     uncounted = {operator: count for operator, count in plan.unknown.items() if operator in UNCOUNTED}
     inner = {
         operator: count for operator, count in plan.in_subgraphs.items() if operator in UNCOUNTED | OPERANDS.keys()
@@ -170,6 +180,11 @@ def _check_counted(plan: KernelPlan, where: object) -> None:
         what = "the multiply-accumulates of these operators are not counted, so no latency is predicted"
         next_step = "export attention and layers as MatMul, Gemm and Conv, without If, Loop and Scan"
         raise ArtifactError(what, where=where, got=", ".join(named), next=next_step)
+    if unsized := [operator for operator in plan.unsized if operator in OPERANDS]:
+        what = "the sizes of products are open, so their work cannot be counted"
+        raise ArtifactError(what, where=where, got=", ".join(unsized), next="export the model with a fixed image size")
+    if not plan.kernels:
+        raise ArtifactError("the graph computes nothing", where=where, next="give the ONNX file of a network")
 
 
 def _check_int8_of_attention(plan: KernelPlan, precision: Precision, where: str) -> None:
@@ -233,6 +248,11 @@ def _notes(rates: BoardRates, precision: Precision, uncounted: Mapping[str, int]
         yield "the interval is doubled: no board of this GPU's generation calibrates the prediction"
     if precision == "int8":
         yield "the interval is wider: INT8 is calibrated on eleven latencies of two ResNets"
+    yield from notes_on_unknown(uncounted)
+
+
+def notes_on_unknown(uncounted: Mapping[str, int]) -> Iterator[str]:
+    """A note on nodes without a rule, by operator; none without such nodes."""
     if uncounted:
         named = ", ".join(f"{count} × {operator}" for operator, count in uncounted.items())
         yield f"the interval is wider upwards: {sum(uncounted.values())} nodes are not known: {named}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -20,6 +20,8 @@ from edgevit.graphs.walk import integer_attribute, operator_counts
 
 Kind = Literal["spatial_conv", "pointwise_conv", "grouped_conv", "depthwise_conv", "product", "attention", "memory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Step = Literal["function", "norm", "copy", "transpose", "pointwise"]
+STEPS: tuple[Step, ...] = get_args(Step)
 
 FREE = {*VIEWS, *PAIR, "Cast", "Dropout", "DynamicQuantizeLinear"}
 SHAPE_OPERATORS = {"Shape", "Size"}
@@ -41,6 +43,13 @@ COPIES = {
     "SpaceToDepth", "Split", "Tile", "Transpose", "Upsample",
 }  # fmt: skip
 PARTIAL_READERS = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}  # read only what they write
+FUNCTIONS = {"Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "Log", "LogSoftmax", "Mish", "Pow", "QuickGelu", "Selu",
+             "Sigmoid", "Sin", "Cos", "Softmax", "Softplus", "Tanh"}  # fmt: skip
+NORMS = REDUCTIONS - FUNCTIONS
+ON_INTEGERS = {
+    *OPERANDS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Relu",
+    "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Transpose", "Where",
+}  # fmt: skip
 KNOWN = {*FREE, *SHAPE_OPERATORS, *POINTWISE, *REDUCTIONS, *POOLS, *COPIES, *OPERANDS, "Constant", "ConstantOfShape"}
 
 
@@ -57,6 +66,9 @@ class Kernel:
         activations: elements read and written.
         weights: elements of constants.
         is_int8: whether the graph asks for INT8; False in a float graph.
+        nodes: operators in it.
+        elements: of its operators, by `Step`: elements that a function, a copy, a transposition or another pointwise
+            operator writes, and that a norm reads.
     """
 
     kind: Kind
@@ -67,6 +79,8 @@ class Kernel:
     activations: int
     weights: int
     is_int8: bool = False
+    nodes: int = 1
+    elements: tuple[tuple[Step, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,12 +92,14 @@ class KernelPlan:
             inputs and writes its outputs.
         unsized: the number of nodes by operator, for nodes with an open size. Their work is left out.
         in_subgraphs: the number of nodes by operator in the bodies of If, Loop and Scan. They are no kernels here.
+        rounded: elements of an image that are rounded to 8 bits behind an operator that computes in float.
     """
 
     kernels: tuple[Kernel, ...]
     unknown: dict[str, int]
     unsized: dict[str, int]
     in_subgraphs: dict[str, int] = field(default_factory=dict)
+    rounded: int = 0
 
     @property
     def macs(self) -> int:
@@ -98,7 +114,8 @@ def kernels_of(graph: Graph, batch: int = 1) -> KernelPlan:
     unsized = Counter(node.op_type for group in groups if group not in sized for node in group.nodes)
     kernels = tuple(_kernel(group, graph, batch) for group in sized)
     inner = operator_counts(graph.model) - Counter(node.op_type for node in graph.nodes)
-    return KernelPlan(kernels, *(dict(counts.most_common()) for counts in (unknown, unsized, inner)))
+    untold, open_sized, nested = (dict(counts.most_common()) for counts in (unknown, unsized, inner))
+    return KernelPlan(kernels, untold, open_sized, nested, _rounded(graph) // batch)
 
 
 @dataclass(eq=False)
@@ -203,6 +220,21 @@ class _Grouping:
         return list(found.values())
 
 
+def _rounded(graph: Graph) -> int:
+    """Elements that QuantizeLinear reads from operators which compute in float."""
+    pairs = [node for node in graph.of_type("QuantizeLinear") if not graph.is_weight(node.input[0])]
+    return sum(_count(graph, node.input[0]) or 0 for node in pairs if not _is_in_integers(node.input[0], graph))
+
+
+def _is_in_integers(name: str, graph: Graph) -> bool:
+    """Whether the operator that makes a tensor runs on integers in ONNX Runtime: all that it reads is dequantized."""
+    maker = graph.maker.get(name)
+    if maker is None or maker.op_type not in ON_INTEGERS:
+        return False
+    read = [one for one in maker.input if one and one not in graph.constants and not graph.is_weight(one)]
+    return bool(read) and all(graph.pair_end(one) is not None for one in read)
+
+
 def _fixed_tensors(graph: Graph) -> set[str]:
     """Names of tensors that depend on no input's values: constants, shapes, and what is computed from these alone."""
     fixed = set(graph.constants)
@@ -241,7 +273,27 @@ def _kernel(group: _Group, graph: Graph, batch: int) -> Kernel:
         activations=(into + out) // batch,
         weights=weights,
         is_int8=bool(products) and all(graph.asked_precision(node) == "int8" for node in products),
+        nodes=len(group.nodes),
+        elements=_elements(group.nodes, graph, batch),
     )
+
+
+def _elements(nodes: Iterable[NodeProto], graph: Graph, batch: int) -> tuple[tuple[Step, int], ...]:
+    elements = Counter[Step]()
+    for node in nodes:
+        if (step := _step(node.op_type)) is not None:
+            names = node.input[:1] if step == "norm" else node.output
+            elements[step] += sum(_count(graph, name) or 0 for name in names if name) // batch
+    return tuple(elements.items())
+
+
+def _step(operator: str) -> Step | None:
+    if operator == "Transpose":
+        return "transpose"
+    kinds: tuple[tuple[Step, Collection[str]], ...] = (
+        ("function", FUNCTIONS), ("norm", NORMS), ("copy", COPIES), ("pointwise", POINTWISE),
+    )  # fmt: skip
+    return next((step for step, operators in kinds if operator in operators), None)
 
 
 def _kind(group: _Group, products: list[NodeProto], graph: Graph) -> Kind:

@@ -18,14 +18,15 @@ FLOPS_A_MAC = 2
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most that a runtime reaches on this machine, measured by small kernels.
+    """The most that a runtime reaches on this machine, measured by small kernels; or a board's figures.
 
     Attributes:
-        gflops: billions of operations a second by precision: float32, int8. A multiply-accumulate is two.
+        gflops: billions of operations a second by precision, such as float32 and int8. A multiply-accumulate is two.
         bandwidth_gb_s: billions of bytes a second, read and written, in a copy that is larger than the caches.
         launch_ms: the time that one more kernel costs if it has nearly nothing to do.
         conditions: what they were measured with.
         warnings: reasons to doubt them, a sentence each.
+        nominal_of: the board whose data sheet gives rates and bandwidth; "" where they were measured.
     """
 
     gflops: Mapping[str, float]
@@ -33,6 +34,7 @@ class Peaks:
     launch_ms: float
     conditions: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    nominal_of: str = ""
 
     def ridge(self, precision: str) -> float:
         """The arithmetic intensity (operations a byte) from which on the peak rate is the lower roof."""
@@ -75,7 +77,7 @@ def placed(ms: float, macs: int | None, bytes: int | None, precision: str, peaks
     Args:
         ms: the time of a run.
         macs, bytes: multiply-accumulates, and bytes read and written, of a run.
-        precision: float32 or int8.
+        precision: a key of the peaks.
     """
     if macs is None or bytes is None or ms <= 0 or (macs and precision not in peaks.gflops):
         return None

@@ -194,7 +194,7 @@ def _problem_with_model(
     """A target that does not run a model. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
+    if name == LOCAL_CPU and isinstance(stage, Compile | Prune) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
     kind = kinds.get(model)
     if name == LOCAL_GPU and kind == "engine" and model not in engines:
@@ -209,9 +209,9 @@ def _problem_with_model(
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
     config = targets[name].config
-    if isinstance(stage, Prune) and config is not None and config.runtime == TENSORRT.name:
-        what = f"prune times models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT (targets.yaml)"
-        return Problem(what, "keep_macs or keep_params, or another target")
+    if isinstance(stage, Prune) and not is_tensorrt and config is not None and config.runtime == TENSORRT.name:
+        what = f"'{stage.id}' would time models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT"
+        return Problem(f"{what} (targets.yaml)", f"runtime: {TENSORRT.name}, or another target")
     if kind == "engine" and model not in engines:
         what = f"'{name}' is a machine of targets.yaml, and '{model}' is compiled for this machine's CPU"
         return Problem(what, "the ONNX file that it is compiled from")

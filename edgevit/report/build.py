@@ -11,11 +11,14 @@ from edgevit.budget import LearnedTestImages, Verdict
 from edgevit.configs import Budget
 from edgevit.provenance import untrained
 from edgevit.report.advice import about_supports
+from edgevit.report.attention import attention_beside
 from edgevit.report.checks import before_tensorrt, scatter_of_builds, untold_precision
 from edgevit.report.comparison import about_deployed, comparisons, points_of
 from edgevit.report.corruptions import under_corruption
 from edgevit.report.device import on_device
 from edgevit.report.episodes import over_episodes
+from edgevit.report.features import of_features
+from edgevit.report.layer_times import layer_times_json
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
@@ -30,7 +33,8 @@ def write_report(
     """Write report.html, report.json and report.md into `out`; returns the content of report.json.
 
     Args:
-        measurements: evaluations, latencies and checks, in the order of the recipe. Their store has the models.
+        measurements: evaluations, latencies, checks and attention, in the order of the recipe. Their store has the
+            models.
         name: the title, a recipe's name.
         deployed: the deployed model; None takes the one that `lineup` finds.
 
@@ -48,7 +52,7 @@ def write_report(
 
 def report_json(models: Lineup, budget: Budget, name: str) -> Json:
     """The content of the page for programs: fractions, milliseconds, bytes; null for what was not measured."""
-    verdict = verdict_on(models, budget)
+    verdict, timing = verdict_on(models, budget), models.deployed.timing
     return {
         "schema_version": 1,
         "name": name,
@@ -57,7 +61,10 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
         "cautions": _cautions(models, verdict),
         "device": on_device(models),
-        "latency_facts": latency_facts(models.deployed.timing) if models.deployed.timing else [],
+        "latency_facts": latency_facts(timing) if timing else [],
+        "offline": [batch.as_json() for batch in timing.offline] if timing else [],
+        "fixed_rate": timing.fixed_rate.as_json() if timing and timing.fixed_rate else None,
+        "like_mlperf": timing.like_mlperf.as_json() if timing and timing.like_mlperf else None,
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,
@@ -71,6 +78,9 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "learned_from": learned_from(models),
         "corruptions": under_corruption(models),
         "episodes": over_episodes(models),
+        "features": of_features(models),
+        "attention": attention_beside(models),
+        "layer_times": layer_times_json(models),
         "tensorrt": before_tensorrt(models),
     }
 
@@ -87,6 +97,9 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
+    ]
+    latencies += [
+        f"{variant.id}: {one}." for variant in timed if variant.timing for one in variant.timing.scenario_failed
     ]
     latencies += [  # that of the deployed model is in the verdict
         f"{variant.id}: the latency is invalid: {reason}."

@@ -1,14 +1,14 @@
-"""Sentences, rows and a page on the times of a model's layers."""
+"""Sentences and rows on the times of a model's layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from edgevit.artifacts import Json
-from edgevit.checking.timed_layers import TimedLayer, TimedModel, Untimed
+from edgevit.checking.timed_layers import TIMES_FILE, TimedLayer, TimedModel, Untimed, timed_of_json
 from edgevit.configs.runtimes import TORCH
 from edgevit.report import plots, text
-from edgevit.report.page import rendered
+from edgevit.report.variants import Lineup
 
 HEADERS = ("layer", "operator", "ms", "time", "GFLOP/s", "of roof", "bound")
 WHOLE = " in whole microseconds, rounded down"
@@ -17,33 +17,82 @@ ABOVE_THE_ROOF = {
     "compute": "a layer above 100% of the roof by compute shows that the measured peak is too low",
 }
 LONGEST_OPERATOR = 13
-PRECISIONS = {"float32": "float32", "int8": "INT8"}
+PRECISIONS = {"int8": "INT8"}
 WIDTHS = {"wide": 960, "narrow": 380}
 
 
-def times_page(timed: TimedModel) -> str:
-    """The whole HTML page on a checkpoint. Text from the model is escaped."""
-    return rendered("layer_times_page.html.j2", name=timed.path.name, headline=headline(timed), timed=section(timed))
+def section(timed: TimedModel, name: str = "", *, is_folded: bool = False) -> Json:
+    """What a page shows of the times.
 
-
-def section(timed: TimedModel) -> Json:
-    """What a page shows of the times."""
+    Args:
+        name: tells several sections of a page apart.
+        is_folded: whether the table of all layers is folded.
+    """
     return {
         "model": timed,
-        "headline": headline(timed),
+        "name": name,
+        "is_folded": is_folded,
+        "title": f"Times: {f'{name}, ' if name else ''}{headline(timed)}",
+        "parts": part_rows(timed),
+        "longest_part": max(timed.by_part.values(), default=0) or 1,
         "notes": [f"{note[0].upper()}{note[1:]}." for note in sentences(timed)],
-        "plots": {name: plots.roofline(timed, width_px) for name, width_px in WIDTHS.items()} if timed.peaks else None,
+        "plots": {size: plots.roofline(timed, width_px, name) for size, width_px in WIDTHS.items()}
+        if timed.peaks
+        else None,
         "longest": max((layer.ms for layer in timed.layers), default=0) or 1,
         "rows": [{"layer": layer, "cells": cells(layer, timed)} for layer in timed.layers],
     }
 
 
+def layer_times_json(models: Lineup) -> list[Json]:
+    """The times of the layers of each model that was timed so, for programs; the first model is the deployed one."""
+    return [
+        {
+            "model": variant,
+            "headline": headline(timed),
+            "sentences": sentences(timed),
+            "label": timed.times.label,
+            "sum_ms": timed.times.sum_ms,
+            "engine_ms": timed.times.engine_ms,
+            "opaque_share": timed.opaque_share,
+            "parts": [{"part": part, "ms": ms, "cells": cells} for part, ms, cells in part_rows(timed)],
+            "by_bound": timed.by_bound,
+        }
+        for variant, timed in timed_models(models)
+    ]
+
+
+def timed_models(models: Lineup) -> list[tuple[str, TimedModel]]:
+    """The ids of the models whose layers were timed, with the times; the deployed model comes first."""
+    variants = (models.deployed, *(variant for variant in models.variants if variant is not models.deployed))
+    return [
+        (variant.id, timed_of_json(variant.latency.file(TIMES_FILE).read_bytes()))
+        for variant in variants
+        if variant.latency is not None and TIMES_FILE in variant.latency.manifest.files
+    ]
+
+
+def part_rows(timed: TimedModel) -> list[tuple[str, float, tuple[str, ...]]]:
+    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`."""
+    known = [layer.macs for layer in timed.layers if layer.macs]
+    macs = dict.fromkeys(timed.by_part, 0)
+    for layer in timed.layers:
+        macs[layer.part] += layer.macs or 0
+
+    def cells(part: str, ms: float) -> tuple[str, ...]:
+        share = f"{100 * macs[part] / sum(known):.1f}%" if known else "-"
+        return part or "(no known module)", text.significant(ms, 2), f"{100 * timed.share(ms):.1f}%", share
+
+    return [(part, ms, cells(part, ms)) for part, ms in timed.by_part.items()]
+
+
 def headline(timed: TimedModel) -> str:
     """The run in the fewest words."""
     times = timed.times
-    threads = "1 thread" if times.threads == 1 else f"{times.threads} threads"
+    threads = "" if times.threads is None else ", 1 thread" if times.threads == 1 else f", {times.threads} threads"
     images = "1 image" if times.batch_size == 1 else f"{times.batch_size} images"
-    return f"layers in {times.runtime} on {times.target}, {threads}, {images}"
+    label = "" if times.label == "measured" else f"{times.label}, not measured: "
+    return f"{label}layers in {times.runtime} on {times.target}{threads}, {images}"
 
 
 def sentences(timed: TimedModel) -> list[str]:
@@ -121,9 +170,15 @@ def _untimed_sentence(untimed: Untimed) -> str:
 def _roofs_sentence(timed: TimedModel) -> str:
     peaks = timed.peaks
     assert peaks is not None
-    rates = " and ".join(
-        f"{text.significant(rate)} GFLOP/s in {PRECISIONS[name]}" for name, rate in peaks.gflops.items()
+    rates = ", ".join(
+        f"{text.significant(rate)} GFLOP/s in {PRECISIONS.get(name, name)}" for name, rate in peaks.gflops.items()
     )
+    if peaks.nominal_of:
+        return (
+            f"roofs of {peaks.nominal_of} by its data sheet, not measured: {rates}, "
+            f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch is taken for "
+            f"{text.significant(1e3 * peaks.launch_ms)} µs, as estimates take it"
+        )
     launch = f"takes {text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "was not measured"
     return (
         f"roofs of this runtime here, measured by small kernels: {rates}, "

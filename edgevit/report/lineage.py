@@ -31,7 +31,7 @@ def learned_too(lineup: Lineup, in_verdict: bool) -> Iterator[str]:
     own = lineup.deployed.evaluation
     evaluations = [variant.evaluation for variant in lineup.variants if variant.evaluation]
     models: dict[tuple[str, Overlap], list[str]] = {}
-    for evaluation in (*evaluations, *lineup.corrupted, *lineup.episodic):
+    for evaluation in (*evaluations, *lineup.corrupted, *lineup.episodic, *lineup.featured):
         for overlap in overlaps_of(evaluation):
             models.setdefault((data_of(evaluation).id, overlap), []).append(evaluation.manifest.inputs["model"].id)
     for (tested, shared), ids in models.items():

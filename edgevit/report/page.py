@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import read_predictions
 from edgevit.report import plots, text
+from edgevit.report.attention import pictures_beside
 from edgevit.report.device import telemetry_of
+from edgevit.report.features import neighbors_of
+from edgevit.report.layer_times import section, timed_models
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
 
 HERE = Path(__file__).parent
 MOST_CONFUSED = 8
+FOLDERS_OF_PICTURES = ("wrong/", "neighbors/", "images/")
 LARGEST_CONFUSION_MATRIX = 100
 QUANTIZATION_FACTS = {
     "calibrator": "Calibrator",
@@ -60,6 +64,9 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
+        energies=text.energy_rows(report["variants"]),
+        energy_header=text.ENERGY_HEADER,
+        energy_note=text.energy_note(report["variants"]),
         selections=[_selection(number, selection) for number, selection in enumerate(report["selections"])],
         selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),
@@ -67,6 +74,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
         classes_note=text.CLASSES_NOTE,
         latency=_latency(deployed),
+        layer_times=[section(timed, name, is_folded=True) for name, timed in timed_models(lineup)],
         curves=list(_training_curves(lineup)),
         confusion=_confusion(deployed),
         mistakes=list(_mistakes(deployed)),
@@ -75,6 +83,11 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         agreements=list(_agreements(lineup)),
         corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
         episodes=[_over_episodes(group) for group in report["episodes"]],
+        features=[_of_features(group) for group in report["features"]],
+        measures_note=text.MEASURES_NOTE,
+        neighbors=[_neighbors(evaluation, queries) for evaluation, queries in neighbors_of(lineup)],
+        attention=[_attention(*group) for group in zip(report["attention"], pictures_beside(lineup), strict=True)],
+        attention_note=text.ATTENTION_NOTE,
         check_header=text.CHECK_HEADER,
         check_rows=text.check_rows(report["tensorrt"]),
         check_notes=text.check_notes(report["tensorrt"]),
@@ -149,6 +162,9 @@ def _latency(deployed: Variant) -> Json | None:
         "sentence": text.latency_sentence(deployed.timing),
         "histogram": plots.latency_histogram(samples_ms, percentiles),
         "run_order": plots.run_order(samples_ms),
+        "throughput_header": text.THROUGHPUT_HEADER,
+        "throughput": text.throughput_rows(deployed.timing.offline),
+        "throughput_plot": plots.throughput(deployed.timing.offline) if len(deployed.timing.offline) > 1 else None,
         "conditions": recorded["conditions"],
     }
 
@@ -180,8 +196,7 @@ def _mistakes(deployed: Variant) -> Iterator[Json]:
     if deployed.evaluation is None:
         return
     for mistake in _evaluation_json(deployed.evaluation)["wrong"]:
-        image = base64.b64encode(deployed.evaluation.file(mistake["file"]).read_bytes()).decode("ascii")
-        yield {**mistake, "image": f"data:image/png;base64,{image}"}
+        yield {**mistake, "image": _png(deployed.evaluation, mistake["file"])}
 
 
 def _calibration(deployed: Variant) -> Json | None:
@@ -268,6 +283,58 @@ def _over_episodes(group: Mapping[str, Any]) -> Json:
     }
 
 
+def _of_features(group: Mapping[str, Any]) -> Json:
+    return {
+        "support": group["support"],
+        "models": [model["id"] for model in group["models"]],
+        "rows": text.feature_rows(group),
+        "guess": group["constant_guess"],
+        "measures": text.feature_measure_rows(group),
+        "note": text.feature_note(group),
+    }
+
+
+def _neighbors(evaluation: Artifact, queries: Sequence[Json]) -> Json:
+    """Images with their nearest neighbors, as pictures."""
+    return {
+        "id": evaluation.manifest.inputs["model"].id,
+        "support": evaluation.manifest.inputs["support"].id,
+        "queries": [
+            {
+                **query,
+                "image": _png(evaluation, query["file"]),
+                "neighbors": [
+                    {**each, "image": _png(evaluation, each["file"]), "is_right": each["label"] == query["label"]}
+                    for each in query["neighbors"]
+                ],
+            }
+            for query in queries
+        ],
+    }
+
+
+def _attention(group: Mapping[str, Any], pictures: Sequence[Json]) -> Json:
+    """Models beside each other, each with its maps and the distances of its heads."""
+    return {
+        "title": text.attention_title(group),
+        "models": [
+            {
+                **shown,
+                "id": model["id"],
+                "caption": text.attention_caption(model),
+                "plot": plots.attention_distances(f"attention-{number}", model) if model["layers"] else None,
+                "mean_px": [sum(layer["distances_px"]) / len(layer["distances_px"]) for layer in model["layers"]],
+            }
+            for number, (model, shown) in enumerate(zip(group["models"], pictures, strict=True))
+        ],
+    }
+
+
+def _png(artifact: Artifact, name: str) -> str:
+    """A PNG file of an artifact as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(artifact.file(name).read_bytes()).decode('ascii')}"
+
+
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(item)}" for name, item in value.items()) or "none"
@@ -286,7 +353,9 @@ def _provenance(artifact: Artifact) -> Json:
         "config": manifest.config,
         "metrics": manifest.metrics,
         "provenance": manifest.provenance,
-        "files": {name: entry.sha256 for name, entry in manifest.files.items() if not name.startswith("wrong/")},
+        "files": {
+            name: entry.sha256 for name, entry in manifest.files.items() if not name.startswith(FOLDERS_OF_PICTURES)
+        },
     }
 
 

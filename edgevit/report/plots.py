@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from edgevit.checking.timed_layers import TimedModel
+from edgevit.profiling.scenarios import Throughput
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
@@ -135,15 +136,32 @@ def run_order(samples_ms: Samples) -> str:
     return svg()
 
 
+def throughput(batches: Sequence[Throughput]) -> str:
+    """Images a second by batch size, with 95% intervals."""
+    sizes = [str(batch.batch_size) for batch in batches]
+    rates = np.array([batch.images_per_s for batch in batches])
+    bounds = [(batch.low or batch.images_per_s, batch.high or batch.images_per_s) for batch in batches]
+    with _figure("throughput", 460, 250) as (figure, svg):
+        axes = figure.add_subplot()
+        errors = np.abs(np.transpose(bounds) - rates)
+        axes.errorbar(sizes, rates, errors, color=ACCENT, linewidth=1.3, marker="o", capsize=4)
+        axes.set_ylim(0)
+        axes.margins(x=0.12)
+        axes.set_xlabel("images in a batch")
+        axes.set_ylabel("images a second")
+    return svg()
+
+
 def over_the_run(telemetry: Telemetry) -> str | None:
     """Temperature, clock and power of the device over the run, a panel each; None if nothing was sampled.
 
     The time of the counted runs is shaded.
     """
+    power = (telemetry.of("power_mw", name) for name in ("total", "gpu", "cpu"))
     sensors = (
         (telemetry.watched, "°C", 1.0, BAD),
         (telemetry.of("clock_mhz", "gpu") or telemetry.of("clock_mhz", "cpu"), "MHz", 1.0, ACCENT),
-        (telemetry.of("power_mw", "total"), "W", 1e-3, SECOND),
+        (next(filter(None, power), None), "W", 1e-3, SECOND),
     )
     shown = [(series, unit, scale, color) for series, unit, scale, color in sensors if series and series.values]
     if not shown:
@@ -160,11 +178,11 @@ def over_the_run(telemetry: Telemetry) -> str | None:
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axes.tick_params(labelbottom=index == len(shown) - 1)
-        axes.set_xlabel("seconds since the program's start (shaded: the counted runs)")
+        axes.set_xlabel("seconds (shaded: the counted runs)")
     return svg()
 
 
-def roofline(timed: TimedModel, width_px: int) -> str:
+def roofline(timed: TimedModel, width_px: int, name: str = "") -> str:
     """The rate of each layer with products over its operations a byte, under the roofs, log by log.
 
     The area of a point is its share of the time. A layer above the slope has its data from caches.
@@ -172,11 +190,11 @@ def roofline(timed: TimedModel, width_px: int) -> str:
     peaks = timed.peaks
     assert peaks is not None
     placed = [(layer, layer.placement) for layer in timed.layers if layer.placement and layer.macs]
-    used = dict.fromkeys(["float32", *(layer.precision for layer, _ in placed)])
+    used = list(dict.fromkeys(layer.precision for layer, _ in placed)) or list(peaks.gflops)[:1]
     ridges = [peaks.ridge(precision) for precision in used]
     intensities = [place.intensity for _, place in placed]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
-    with _figure(f"roofline-{width_px}", width_px, 340) as (figure, svg):
+    with _figure(f"roofline-{name}-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -195,9 +213,13 @@ def roofline(timed: TimedModel, width_px: int) -> str:
             )  # fmt: skip
         bandwidth = peaks.bandwidth_gb_s
         axes.plot([low, max(ridges)], [bandwidth * low, bandwidth * max(ridges)], color=MUTED, linewidth=1.6)
-        name = f"{significant(bandwidth)} GB/s"
         axes.annotate(
-            name, (low, bandwidth * low), xytext=(16, 0), textcoords="offset pixels", va="center", color=MUTED
+            f"{significant(bandwidth)} GB/s",
+            (low, bandwidth * low),
+            xytext=(16, 0),
+            textcoords="offset pixels",
+            va="center",
+            color=MUTED,
         )
         axes.set_xlim(low, high)
         axes.margins(y=0.15)
@@ -257,6 +279,28 @@ def confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> st
         axes.tick_params(length=0)
         axes.set_xlabel("predicted")
         axes.set_ylabel("label")
+    return svg()
+
+
+def attention_distances(name: str, model: Mapping[str, Any]) -> str:
+    """The mean attention distance of each head by layer, with the mean over heads and that of uniform attention."""
+    with _figure(name, 460, 230) as (figure, svg):
+        axes = figure.add_subplot()
+        layers = model["layers"]
+        numbers = list(range(1, len(layers) + 1))
+        for number, layer in zip(numbers, layers, strict=True):
+            distances = layer["distances_px"]
+            axes.plot([number] * len(distances), distances, "o", color=ACCENT, markersize=4, alpha=0.7)
+        means = [float(np.mean(layer["distances_px"])) for layer in layers]
+        axes.plot(numbers, means, color=ACCENT, linewidth=1.4, label="mean of the heads")
+        uniform = [layer["uniform_px"] for layer in layers]
+        axes.plot(numbers, uniform, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="uniform attention")
+        axes.set_ylim(0, max(*uniform, *(max(layer["distances_px"]) for layer in layers)) * 1.3)
+        axes.set_xlim(0.5, len(layers) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("attention distance, px")
+        axes.legend(loc="upper left", frameon=False, ncols=2, fontsize=10)
     return svg()
 
 

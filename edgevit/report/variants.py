@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgevit.artifacts import LEARNED_TOO, MODEL_KINDS, Artifact, InputRef, Json, ancestors, before_selection
-from edgevit.configs import STAGES, Fewshot
+from edgevit.configs import OF_NEW_HEADS, STAGES, Fewshot
 from edgevit.configs.renamed import current_stage
 from edgevit.configs.training import Training
 from edgevit.data.duplicates import Overlap
 from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.record import protocol_of
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.deployed import ModelInLine, deployed_model, names_teacher
 
@@ -75,6 +76,12 @@ class Variant:
         return LatencyRecord.of_metrics(self.latency.metrics) if self.latency else None
 
     @property
+    def energy(self) -> EnergyRecord | None:
+        """The energy of the runs that were timed; None if it was not measured."""
+        energy = self.timing.energy if self.timing else None
+        return energy if isinstance(energy, EnergyRecord) else None
+
+    @property
     def learned_from(self) -> tuple[Overlap, ...]:
         """The test images that the model learned from, by the data sets that hold them."""
         return overlaps_of(self.evaluation) if self.evaluation else ()
@@ -93,6 +100,7 @@ class Variant:
             "size_bytes": self.size_bytes,
             "top1": self._top1_json(),
             "latency_ms": self.timing and self.timing.numbers(),
+            "energy_mj": self.energy and self.energy.numbers(),
             "threads": self.timing and self.timing.threads,
             "batch_size": self.timing and self.timing.batch_size,
             "parent": self.parent_id,
@@ -123,7 +131,9 @@ class Lineup:
         corrupted: the evaluations under corruption, in the order of the recipe.
         episodic: the evaluations over few-shot episodes, in the order of the recipe. They do not concern a model's own
             classes.
+        featured: the evaluations of heads on frozen features (`protocol: knn`, `linear`), in the order of the recipe.
         checks: the checks by NVIDIA's builder, in the order of the recipe.
+        attentions: the results of the stages `attention`, in the order of the recipe.
     """
 
     variants: tuple[Variant, ...]
@@ -137,7 +147,9 @@ class Lineup:
     artifacts: tuple[Artifact, ...]
     corrupted: tuple[Artifact, ...]
     episodic: tuple[Artifact, ...]
+    featured: tuple[Artifact, ...]
     checks: tuple[Artifact, ...]
+    attentions: tuple[Artifact, ...]
 
     @property
     def of_other_head(self) -> bool:
@@ -205,7 +217,9 @@ def lineup(measurements: Sequence[Artifact], deployed: Artifact | None = None) -
         tuple(artifacts),
         tuple(filter(is_under_corruption, measurements)),
         tuple(filter(is_over_episodes, measurements)),
+        tuple(filter(is_of_features, measurements)),
         tuple(measurement for measurement in measurements if measurement.kind == "check"),
+        tuple(measurement for measurement in measurements if measurement.kind == "attention"),
     )
 
 
@@ -254,6 +268,10 @@ def is_over_episodes(measurement: Artifact) -> bool:
     return measurement.manifest.config.get("protocol") == "episodes"
 
 
+def is_of_features(measurement: Artifact) -> bool:
+    return measurement.manifest.config.get("protocol") in ("knn", "linear")
+
+
 def model_digest(measurement: Artifact) -> str:
     """Digest of the model that was measured."""
     return measurement.manifest.inputs["model"].digest
@@ -273,7 +291,7 @@ def _of_clean_images(measurements: Sequence[Artifact]) -> Iterator[Artifact]:
     evaluations = [
         measurement
         for measurement in measurements
-        if measurement.kind == "evaluation" and not is_over_episodes(measurement)
+        if measurement.kind == "evaluation" and measurement.manifest.config.get("protocol") not in OF_NEW_HEADS
     ]
     standard = {model_digest(evaluation) for evaluation in evaluations if not is_under_corruption(evaluation)}
     for evaluation in evaluations:

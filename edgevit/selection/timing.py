@@ -5,7 +5,7 @@ The weights are random: they do not change the speed, as long as `quantize` leav
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +57,29 @@ def time_student(student: Student, form: DeployedForm, context: Context) -> Timi
         return _time_checkpoint(built, spec, form, context)
     with TemporaryDirectory() as folder:
         return _time_file(built, spec, form, form.export, Path(folder), context)
+
+
+def untrained_forms(student: Student, runtime: str, precisions: Collection[str], folder: Path) -> Iterator[Candidate]:
+    """The files of a student with random weights: in float32, and in INT8 where `quantize` reaches most.
+
+    Args:
+        precisions: float32 and int8, or one of them.
+        folder: where the files lie. It lasts as long as they are used.
+
+    Raises:
+        ArtifactError: the model cannot be exported.
+    """
+    built = create_model(student.model, student.num_classes, student.image_size)
+    spec = IOSpec.for_classifier(built.preprocess, numbers(student.num_classes))
+    export = Export.model_validate({"stage": "export", "id": "onnx", "model": "model", "runtime": runtime})
+    quantize = {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "images", "placement": "all"}
+    file = _exported(built, spec, export, folder)
+    if "int8" not in precisions:
+        yield Candidate("float32", file, options_for(runtime), "float32")
+        return
+    for candidate in _forms(file, Quantize.model_validate({**quantize, "runtime": runtime}), folder):
+        if candidate.weight_precision in precisions:
+            yield candidate
 
 
 def _time_checkpoint(built: BuiltModel, spec: IOSpec, form: DeployedForm, context: Context) -> Timing:

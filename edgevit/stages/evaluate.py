@@ -33,9 +33,12 @@ def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out:
 def _learned_too(config: Evaluate, inputs: Mapping[str, Artifact]) -> Json:
     """The tested images that the model, or a teacher of it, has learned from; nothing where there are none.
 
-    In cross-validation, a head that was fitted to the images does not count: it is replaced in each fold.
+    A protocol that replaces the head does not count the images that the head was fitted to, but those of the new head.
     """
-    behind = data_behind(inputs["model"], of_body=config.protocol == "cross_validation")
+    replaces_head = config.protocol in ("cross_validation", "knn", "linear")
+    behind = data_behind(inputs["model"], of_body=replaces_head)
+    if config.protocol in ("knn", "linear"):
+        behind[inputs["support"].digest] = inputs["support"].id
     overlaps = inputs["data"].manifest.provenance.get(LEARNED_TOO, [])
     learned = [
         {key: overlap[key] for key in overlap if key != "digest"} for overlap in overlaps if overlap["digest"] in behind
@@ -77,6 +80,12 @@ def _cross_validation(
     return {**write_evaluation(result.predictions, result.dataset, out), "cross_validation": how}
 
 
+def _new_heads(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:
+    from edgevit.fewshot.feature_protocol import evaluate_features
+
+    return evaluate_features(config, inputs, _embedder(config, inputs, session, context), context.progress, out)
+
+
 def _embedder(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context) -> Embedder:
     from edgevit.fewshot.embeddings import Embedder
 
@@ -89,4 +98,6 @@ PROTOCOLS = {
     "corruptions": _corruptions,
     "episodes": _episodes,
     "cross_validation": _cross_validation,
+    "knn": _new_heads,
+    "linear": _new_heads,
 }

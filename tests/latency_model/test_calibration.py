@@ -1,147 +1,224 @@
-"""The calibration set, and the fit of constants to it."""
+"""The calibration of a target of one's own: from receipts to a prediction, and what is refused."""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import replace
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.common import RESULTS
-from benchmarks.latency_calibration import (
-    PUBLISHED,
-    USUAL,
-    Calibration,
-    Fit,
-    Published,
-    digest_of_set,
-    published_kernels,
-    published_rows,
-)
-from docs.generate.records import read_result
-from edgevit.latency_model.boards import board_rates
-from edgevit.latency_model.constants import fitted
-from edgevit.latency_model.kernels import Kernel
-from edgevit.latency_model.roofline import Precision, times_of, work_of
+import edgevit
+from edgevit.actions import calibrate_device
+from edgevit.artifacts import IOSpec, Preprocess, sha256_of_file
+from edgevit.errors import ArtifactError, EdgevitError, RecipeError, TargetError
+from edgevit.graphs.files import onnx_file, write_onnx
+from edgevit.latency_model.calibration import Calibration, calibration_of, write_calibration
+from edgevit.model_file import options_for
+from edgevit.targets.named import project_file, user_file
+from tests.small_models import float_onnx, int8_onnx
+from tests.test_files import run
 
-ROWS = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
+WIDTHS = (8, 12, 16, 24, 32, 40, 48, 56, 64)
 
 
-def test_the_constants_are_fitted_to_this_set() -> None:
-    assert fitted()["set_sha256"] == digest_of_set()
-    assert fitted()["rows"] == len(published_rows())
-    assert set(fitted()["constants"]) == set(USUAL)
-    result = read_result("latency_model")
-    assert (RESULTS / "latency_model.json").is_file()
-    for name, value in result["fit"]["constants"].items():
-        assert fitted()["constants"][name] == pytest.approx(value, rel=1e-3)
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
 
 
-def test_every_row_has_a_source_and_a_reason_where_it_is_rejected() -> None:
-    assert len(ROWS) > len(published_rows()) >= 130
-    assert all(row["source"].startswith("https://") for row in ROWS)
-    assert all(float(row["latency_ms"]) > 0 for row in ROWS)
-    networks = published_kernels()
-    assert {row.network for row in published_rows()} <= set(networks)
-    outlier = next(row for row in ROWS if row["latency_ms"] == "44.3")
-    assert "contradicts" in outlier["rejected"]
-
-
-def test_published_macs_of_well_known_networks() -> None:
-    """Multiply-accumulates as torchvision and the papers give them, in G."""
-    known = {"resnet50@224/1000": 4.09, "vgg16@224/1000": 15.47, "mobilenet_v2@224/1000": 0.30}
-    for network, macs in known.items():
-        assert sum(kernel.macs for kernel in published_kernels()[network]) / 1e9 == pytest.approx(macs, rel=0.01)
-
-
-def made_rows(truth: dict[str, float], factor: float) -> tuple[list[Published], dict[str, list[Kernel]]]:
-    """Latencies that the roofline itself gives under known constants, on three boards, without noise."""
-    random = np.random.default_rng(0)
-    networks, rows = {}, []
-    for index in range(12):
-        sizes = random.integers(2, 9, 2)
-        kernels = [
-            Kernel("spatial_conv", int(10 ** random.uniform(7, 9)), 3136, 256, 576, 10**5, 10**4),
-            Kernel("depthwise_conv", int(10 ** random.uniform(5, 7)), 3136, 1, 9, int(10 ** random.uniform(5, 6)), 600),
-            Kernel("memory", 0, 0, 0, 0, int(10 ** random.uniform(5, 7)), 0),
-        ]
-        networks[f"n{index}"] = kernels * int(sizes.sum())
-        for board in ("nano", "agx-xavier", "orin-nano-8gb"):
-            half: Precision = "float16"
-            kernels_ms = times_of(work_of(networks[f"n{index}"], board_rates(board), half, 1), truth).total_ms.sum()
-            scale = factor if board == "nano" else 1.0
-            rows.append(
-                Published(
-                    board, "abcdefghijkl"[index], f"n{index}", 1, half, float(kernels_ms) * scale, "lab", "compute"
-                )
-            )
-    return rows, networks
-
-
-def test_a_fit_predicts_a_network_that_it_has_not_seen() -> None:
-    truth = {name: value * 1.2 for name, (value, _) in USUAL.items()}
-    rows, networks = made_rows(truth, factor=1.1)
-    calibration = Calibration(rows, networks)
-    predicted = np.array([of.published_ms for of in calibration.held_out("network")])
-    off = np.abs(np.log(predicted / [row.latency_ms for row in rows]))
-    assert np.median(off) < 0.03
-    usual = Fit({name: value for name, (value, _) in USUAL.items()}, {}, {}, {})
-    unfitted = np.abs(np.log(np.array(calibration.published_ms(usual, rows)) / [row.latency_ms for row in rows]))
-    assert np.median(off) < np.median(unfitted) / 3
-
-
-def test_rows_that_share_any_held_out_group_are_not_seen() -> None:
-    rows, networks = made_rows({name: value for name, (value, _) in USUAL.items()}, factor=1.1)
-    rows = [replace(row, measured_by="lab" if index % 2 else "shop") for index, row in enumerate(rows)]
-    for of in Calibration(rows[:6], networks).held_out("source", "network"):
-        assert of.row.measured_by not in of.fit.sources
-        assert of.estimated_ms == pytest.approx(of.kernels_ms * of.fit.boards.get(of.row.board_family, 1.0))
-
-
-def test_near_twins_are_one_family_of_networks() -> None:
-    families = {row.architecture: row.network_family for row in published_rows()}
-    assert {families[name] for name in ("vgg11", "vgg11_bn", "vgg19")} == {"vgg"}
-    assert families["resnet18"] == families["resnet152"] != families["densenet161"]
-    assert families["vit_tiny_patch16_224"] == families["vit_base_patch14_dinov2"]
-
-
-def test_the_90_percent_interval_holds_nine_rows_in_ten_of_unseen_sources_and_families() -> None:
-    """Counted again from the published predictions, with the interval that `estimate` gives."""
-    result, known = read_result("latency_model"), fitted()["known"]
-    logs = [
-        abs(np.log(of["predicted_ms"]["source_network"] / of["latency_ms"]))
-        for of in result["held_out"]
-        if of["precision"] in known.get(board_rates(of["board"]).family, ())
-    ]
-    assert len(logs) > 100
-    assert np.mean(np.exp(logs) <= fitted()["intervals"]["known_board"]["90%"]) >= 0.88
-    assert result["coverage_of_90"] >= 0.88
-
-
-def test_a_board_is_known_by_rows_of_several_sources() -> None:
-    known = fitted()["known"]
-    assert set(known) == {
-        "Jetson AGX Orin 64GB", "Jetson AGX Xavier", "Jetson Nano", "Jetson Orin Nano 8GB", "Jetson Xavier NX",
+def classifier(width: int, file: Path) -> None:
+    """image → 3 × 3 convolution → ReLU → mean → logits of three classes."""
+    weights = {
+        "conv": np.full((width, 3, 3, 3), 0.01, np.float32), "head": np.full((width, 3), 0.01, np.float32),
     }  # fmt: skip
-    assert all(precisions == ["float16"] for precisions in known.values())
-    assert "Jetson Orin NX 16GB" not in fitted()["boards"]  # two rows, both in INT8
+    nodes = [
+        helper.make_node("Conv", ["image", "conv"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ReduceMean", ["b"], ["c"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["c", "head"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "classifier",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    spec = IOSpec.for_classifier(Preprocess(height=32, width=32), ("a", "b", "c"))
+    write_onnx(model, file, spec, options_for("onnxruntime"))
 
 
-def test_a_board_that_is_left_out_has_no_factor() -> None:
-    rows, networks = made_rows({name: value for name, (value, _) in USUAL.items()}, factor=1.0)
-    fit = Calibration(rows, networks).fit([row for row in rows if row.board != "nano"])
-    assert "Jetson Nano" not in fit.boards
-    row = next(row for row in rows if row.board == "nano")
-    assert fit.published_ms(row, 2.0) == pytest.approx(2.0 * fit.sources["lab"])
+def receipt(file: Path, p50_ms: float, **changes: Any) -> None:
+    """A receipt as `profile --json` prints it, of the fields that are read."""
+    latency = {
+        "p50": p50_ms, "p50_low": 0.99 * p50_ms, "p50_high": 1.01 * p50_ms, "n": 100, "boundary": "compute",
+        "label": "measured", "warnings": [], "invalid": [], **changes.pop("latency_ms", {}),
+    }  # fmt: skip
+    conditions = {"file_sha256": {"model.onnx": sha256_of_file(file)}, "versions": {"onnxruntime": "1.24.4"}}
+    told = {
+        "latency_ms": latency, "runtime": "onnxruntime", "target": "local-cpu", "precision": "float32", "threads": 1,
+        "batch_size": 1, "conditions": conditions, **changes,
+    }  # fmt: skip
+    file.with_suffix(".json").write_text(json.dumps(told))
 
 
-def test_a_boundary_adds_its_own_time() -> None:
-    fit = Fit({}, {}, {}, {"transfer": 0.25})
-    row = published_rows()[0]
-    assert row.boundary == "transfer"
-    assert fit.published_ms(row, 1.0) == pytest.approx(1.25)
+@pytest.fixture
+def receipts(tmp_path: Path) -> Path:
+    """Nine files, whose latency is 0.1 ms and 1 ns for each multiply-accumulate of the convolution."""
+    folder = tmp_path / "receipts"
+    folder.mkdir()
+    for width in WIDTHS:
+        file = folder / f"w{width}.onnx"
+        classifier(width, file)
+        receipt(file, 0.1 + width * 27 * 32 * 32 * 1e-6)
+    return folder
 
 
-def test_constants_are_small_in_number_and_stored_once() -> None:
-    assert len(USUAL) <= 20 < len(published_rows()) / 5
+@pytest.fixture
+def calibrated(receipts: Path) -> Calibration:
+    run("devices", "calibrate", "local-cpu", "--receipts", receipts)
+    found = calibration_of("local-cpu")
+    assert found is not None
+    return found
+
+
+def test_from_receipts_to_a_prediction(calibrated: Calibration, tmp_path: Path) -> None:
+    """A width between those of the receipts follows the law by which they were made."""
+    (form,) = calibrated.forms
+    assert form.key == ("onnxruntime", "float32", 1)
+    assert len(form.models) == len(WIDTHS)
+    classifier(36, tmp_path / "own.onnx")
+    predicted = edgevit.estimate(tmp_path / "own.onnx", "local-cpu")
+    assert predicted.latency_ms == pytest.approx(0.1 + 36 * 27 * 1024e-6, rel=0.1)
+    assert predicted.low_90_ms < predicted.latency_ms < predicted.high_90_ms
+    assert (predicted.label, predicted.runtime, predicted.threads) == ("predicted", "onnxruntime", 1)
+    said = run("estimate", tmp_path / "own.onnx", "--target", "local-cpu")
+    assert "local-cpu, ONNX Runtime, 1 thread, float32, batch 1" in said
+    assert "calibrated on 9 models in ONNX Runtime 1.24.4; each left out, the median error is" in " ".join(said.split())
+    assert json.loads(run("estimate", tmp_path / "own.onnx", "--board", "local-cpu", "--json"))["board"] == "local-cpu"
+
+
+def test_the_errors_of_left_out_models_are_shown_in_80_columns(receipts: Path) -> None:
+    shown = run("devices", "calibrate", "local-cpu", "--receipts", receipts)
+    assert max(map(len, shown.splitlines()[:-1])) <= 80
+    assert "Median error" in shown
+    assert all(f"w{width}" in shown for width in WIDTHS)
+
+
+def test_a_calibration_replaces_its_own_form_alone(calibrated: Calibration, receipts: Path) -> None:
+    for file in receipts.glob("*.onnx"):
+        receipt(file, 5.0, threads=2)
+    run("devices", "calibrate", "local-cpu", "--receipts", receipts)
+    both = calibration_of("local-cpu")
+    assert both is not None
+    assert [form.threads for form in both.forms] == [2, 1]
+    assert both.form("float32").threads == 2
+    assert both.form("float32", threads=1) == calibrated.forms[0]
+
+
+def test_the_projects_calibration_wins(calibrated: Calibration) -> None:
+    own = Calibration(target="local-cpu", forms=(calibrated.forms[0].model_copy(update={"threads": 7}),))
+    write_calibration(own, project_file().parent / "calibrations" / "local-cpu.json")
+    found = calibration_of("local-cpu")
+    assert found is not None
+    assert found.forms[0].threads == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"latency_ms": {"label": "replayed"}}, "replayed by a stand-in"),
+        ({"latency_ms": {"invalid": ["other programs ran"]}}, "the latency is invalid"),
+        ({"latency_ms": {"boundary": "end_to_end"}}, "not of the model alone"),
+        ({"target": "orin"}, "of another target"),
+        ({"batch_size": 4}, "of a batch"),
+        ({"conditions": {"file_sha256": {"model.onnx": "0" * 64}}}, "of another file"),
+    ],
+)
+def test_receipts_that_do_not_calibrate(changes: dict[str, Any], says: str, receipts: Path) -> None:
+    receipt(receipts / "w8.onnx", 1.0, **changes)
+    with pytest.raises(EdgevitError, match=says) as caught:
+        calibrate_device.forms_of_receipts("local-cpu", receipts)
+    assert "w8.json" in str(caught.value)
+
+
+def test_too_few_receipts(receipts: Path) -> None:
+    for width in WIDTHS[:2]:
+        (receipts / f"w{width}.onnx").unlink()
+    with pytest.raises(TargetError, match="too few models"):
+        calibrate_device.forms_of_receipts("local-cpu", receipts)
+    with pytest.raises(ArtifactError, match="no receipts in this folder"):
+        calibrate_device.forms_of_receipts("local-cpu", receipts / "..")
+
+
+def test_what_a_calibrated_target_refuses(calibrated: Calibration) -> None:
+    floats, int8 = onnx_file(float_onnx()), onnx_file(int8_onnx())
+    with pytest.raises(TargetError, match="not calibrated for this") as caught:
+        edgevit.estimate(int8, "local-cpu")
+    assert "float32 in onnxruntime with threads: 1" in str(caught.value)
+    with pytest.raises(RecipeError, match="no Q/DQ pairs"):
+        edgevit.estimate(floats, "local-cpu", precision="int8")
+    with pytest.raises(RecipeError, match="a calibrated target does not take this"):
+        edgevit.estimate(floats, "local-cpu", power_mode="MAXN")
+    with pytest.raises(TargetError, match="not calibrated for this"):
+        edgevit.estimate(floats, "local-cpu", threads=2)
+    batch = edgevit.estimate(floats, "local-cpu", batch_size=8)
+    assert not batch.is_coverage_known
+
+
+def test_a_target_without_a_calibration_is_told_how_to_get_one() -> None:
+    with pytest.raises(RecipeError, match="not calibrated") as caught:
+        edgevit.estimate(onnx_file(float_onnx()), "local-cpu")
+    assert "edgevit devices calibrate local-cpu" in str(caught.value)
+    with pytest.raises(RecipeError, match="a board of the table does not take this"):
+        edgevit.estimate(onnx_file(float_onnx()), "orin-nano-8gb", threads=2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-40],
+        lambda text: text.replace('"node": ', '"node": -'),
+        lambda text: text.replace('"node"', '"knot"'),
+        lambda text: text.replace('"target": "local-cpu"', '"target": "pi"'),
+        lambda text: text + " " * 2**20,
+    ],
+)
+def test_a_damaged_calibration_is_refused(damage: Any, calibrated: Calibration) -> None:
+    own = user_file()
+    assert own is not None
+    file = own.parent / "calibrations" / "local-cpu.json"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(ArtifactError, match="the calibration cannot be read") as caught:
+        edgevit.estimate(onnx_file(float_onnx()), "local-cpu")
+    assert "edgevit devices calibrate local-cpu" in str(caught.value)
+
+
+def test_models_are_spread_over_the_sizes_of_the_catalogue() -> None:
+    names = [entry.name for entry in edgevit.models.catalogue.read()]
+    chosen = calibrate_device.spread_models(8)
+    assert len(set(chosen)) == 8
+    assert (chosen[0], chosen[-1]) == (names[0], names[-1])
+    assert calibrate_device.spread_models(len(names)) == names
+
+
+@pytest.mark.slow
+def test_models_of_the_catalogue_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is measured in float32 and INT8. A machine that is too busy leaves models out, and says so."""
+    from edgevit.context import Context
+    from edgevit.profiling import MeasurePlan
+
+    monkeypatch.setattr(calibrate_device, "PLAN", MeasurePlan(warmup_s=0.05, duration_s=0.1, min_runs=3))
+    monkeypatch.setattr(calibrate_device, "RETRY_S", 0.0)
+    measured = calibrate_device.measured_models(
+        "local-cpu", "onnxruntime", 1, ("float32", "int8"), ["mobilevit_xxs"], Context()
+    )
+    assert set(measured) == {"float32", "int8"}
+    for rows in measured.values():
+        for row in rows:
+            assert row.name == "mobilevit_xxs at 256 px"
+            assert row.p50_ms > 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifacts import Artifact, Contents, IOSpec, Json, Kind, Manifest, Preprocess, sha256_of
+from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed
 from edgevit.configs import STAGES, Evaluate, references
 from edgevit.evaluation import Predictions, write_corrupted, write_evaluation
 from edgevit.evaluation.corruptions import CorruptedPredictions
@@ -19,6 +20,7 @@ from edgevit.store import Store, dotted, ingredients
 
 DIGITS = tuple("0123456789")
 SPEC = Preprocess(height=32, width=32)
+BESIDE = ("start", "parts_ms", "cpus_used", "energy_mj", "no_energy")  # in the metrics of a latency
 
 
 @dataclass
@@ -131,6 +133,8 @@ class MeasuredRun:
                 "warnings": conditions.get("warnings", []),
                 "invalid": conditions.get("invalid", []),
             }
+            if (timed := conditions.get("layers")) is not None:
+                (out / TIMES_FILE).write_bytes(json_of_timed(timed))
             receipt = {"device": "cpu", "cpu": {"model": "A CPU"}, "versions": {"onnxruntime": "1.31.0"}}
             (out / "latency.json").write_text(json.dumps({"samples_ms": samples.tolist(), "conditions": receipt}))
             metrics: Json = {
@@ -140,7 +144,7 @@ class MeasuredRun:
                 "precision": self.made[model].metrics.get("precision", "float32"),
                 "threads": conditions.get("threads", 1),
                 "batch_size": 1,
-                **{name: conditions[name] for name in ("start", "parts_ms", "cpus_used") if name in conditions},
+                **{name: conditions[name] for name in BESIDE if name in conditions},
             }
             return Contents("latency", metrics=metrics)
 

@@ -232,7 +232,7 @@ def test_a_project_has_its_own_file(
     ("arguments", "says"),
     [
         (["devices", "chek", "pi"], "Did you mean 'check'?"),
-        (["devices", "xyz"], "It has: add, list, show, check, clean, remove."),
+        (["devices", "xyz"], "It has: add, list, show, check, calibrate, clean, remove."),
         (["device"], "Did you mean 'devices'?"),
     ],
 )
