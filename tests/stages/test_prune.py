@@ -201,8 +201,9 @@ class ReplayingTarget(LocalCpu):
 
 def test_replayed_times_choose_no_share() -> None:
     model = open_checkpoint(workbench().run("load", "two-classes", **VIT, classes=("cat", "dog")))
+    search = latency.LatencySearch("less", ReplayingTarget(), 1, SilentProgress())
     with pytest.raises(TargetError, match=r"(?s)replay.*keep_latency: 0\.6.*keep_macs"):
-        latency.share_for_latency(model, lambda keep: model, 0.1, 0.6, ReplayingTarget(), 1, SilentProgress())
+        search.share(model, lambda keep: model, 0.1, 0.6)
 
 
 @given(limit=st.floats(0.01, 0.999), least=st.floats(0, 0.99))
@@ -225,6 +226,7 @@ def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
     [
         ({}, "give one of 'keep_macs', 'keep_params' and 'keep_latency'"),
         ({"keep_macs": 0.5, "score": "magnitude", "threads": 2}, "'threads' goes with keep_latency"),
+        ({"keep_macs": 0.5, "score": "magnitude", "runtime": "tensorrt"}, "'runtime' goes with keep_latency"),
         ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5, "keep_latency": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5}, "taylor needs images"),
