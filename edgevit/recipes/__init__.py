@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 def shipped_recipes() -> dict[str, Path]:
     """The files of the recipes that come with edgevit, by name, in the order of the names."""
-    return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+    return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"), key=lambda file: file.stem)}
 
 
 def shipped_recipe(name: str) -> Path:

@@ -11,7 +11,15 @@ from typing import Any
 
 from tests.targets.standin.trtexec.log import Failed, Log
 from tests.targets.standin.trtexec.options import HELP, Options, options_from, print_options
-from tests.targets.standin.trtexec.settings import TAKES_TIME, VARIANTS, Fault, TrtexecSettings, Variant, read_settings
+from tests.targets.standin.trtexec.settings import (
+    LOADED,
+    TAKES_TIME,
+    VARIANTS,
+    Fault,
+    TrtexecSettings,
+    Variant,
+    read_settings,
+)
 
 # What is slow to import is imported where it is needed: wrong options are answered at once.
 
@@ -63,7 +71,10 @@ def _run(
         return
     outputs = spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
     if takes_time and options.export_times:
+        loaded = builds.with_name(LOADED)
+        loaded.touch()
         time.sleep(options.warm_up_ms / 1000 + options.duration_s)
+        loaded.unlink()
     if options.profiles_apart or not options.export_profile:
         report(options, settings, variant == "unstable", log, speed=_speed(engine, variant))
     if options.export_profile:

@@ -34,6 +34,7 @@ Variant = Literal[
     "hangs",
 ]
 TAKES_TIME = "takes-its-time"  # a file beside that of the variant: a timing takes as long as it says
+LOADED = "loaded"  # a file beside it, as long as such a timing lasts
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
