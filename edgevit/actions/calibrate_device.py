@@ -125,7 +125,7 @@ def checked_precisions(names: Sequence[str], where: str) -> list[str]:
     """The precisions, each once. Raises RecipeError for one that is not measured."""
     for name in names:
         if name not in PRECISIONS:
-            what = "the catalogue's models are not measured in this precision"
+            what = "the catalog's models are not measured in this precision"
             raise RecipeError(what, where=where, got=name, expected=" or ".join(PRECISIONS))
     return list(dict.fromkeys(names))
 
