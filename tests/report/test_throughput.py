@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,19 @@ from edgevit.report import plots
 from edgevit.report.text import throughput_rows
 from tests.small_models import float_onnx, workbench
 
-QUICK = {"warmup_s": 0.05, "duration_s": 0.1, "min_runs": 20, "starts": 2, "retry_s": 0, "idle_s": 0}
+QUICK: dict[str, Any] = {"warmup_s": 0.05, "duration_s": 0.1, "min_runs": 20, "starts": 2, "retry_s": 0, "idle_s": 0}
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "single_stream": {},
+    "offline": {"batch_sizes": (1, 4)},
+    "fixed_rate": {"rate_hz": 500.0},
+}
 
 
 @cache
 def report(scenario: str) -> Artifact:
-    more = {"offline": {"batch_sizes": (1, 4)}, "fixed_rate": {"rate_hz": 500.0}, "single_stream": {}}[scenario]
     stages, model = workbench(), float_onnx().id
-    latency = stages.run("profile", f"profile_{scenario}", model=model, scenario=scenario, **more, **QUICK)
+    options = {"scenario": scenario, **SCENARIOS[scenario], **QUICK}
+    latency = stages.run("profile", f"profile_{scenario}", model=model, **options)
     return stages.run("report", f"report_{scenario}", of=[latency.id])
 
 
