@@ -145,8 +145,11 @@ def _cost(model: Artifact, host: SshHost, minutes: float) -> dict[str, Any]:
 
         def bare() -> _Timing:
             command = [sys.executable, "-c", BARE, *arguments]
-            printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-            return _timing_of_bare(json.loads(printed))
+            # A session of its own, as sshd gives to each client: Linux shares the processors out between sessions.
+            ended = subprocess.run(
+                command, env=environment, check=True, capture_output=True, text=True, start_new_session=True
+            )
+            return _timing_of_bare(json.loads(ended.stdout))
 
         def profiled() -> _Timing:
             measured = session.measure(MeasurePlan(WARMUP_S, DURATION_S, min_runs=1))  # a new process there

@@ -215,13 +215,19 @@ def with_smaller(
 
 
 def timer(num_classes: int, form: DeployedForm, context: Context) -> Callable[[Candidate], Timing]:
-    """Times candidates, or takes their kept timings, and says a line about each."""
+    """Times candidates, each once, or takes their kept timings; says a line about each."""
+    known: dict[Candidate, Timing] = {}
 
     def time(candidate: Candidate) -> Timing:
+        if candidate in known:
+            return known[candidate]
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
         timing = timed(student, form, context, disturbed_again=True)
-        doubt = f", disturbed: {timing.warnings[0]}" if timing.warnings else ""
+        doubt = ", disturbed" if timing.warnings else ""
         context.progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
+        if timing.warnings and not any(other.warnings for other in known.values()):
+            context.progress.say(f"    disturbed: {timing.warnings[0]}")
+        known[candidate] = timing
         return timing
 
     return time

@@ -39,6 +39,9 @@ class Span:
     def follow(self, program: int) -> None:
         self.program = program
 
+    def rest(self, plan: MeasurePlan) -> None:
+        assert not self.program
+
     def start(self, plan: MeasurePlan) -> None:
         self.cpu_s.append(self._cpu_s())
 
