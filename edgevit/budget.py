@@ -14,6 +14,7 @@ from edgevit.data.duplicates import Overlap
 from edgevit.evaluation.accuracy import Share, wilson_interval
 from edgevit.evaluation.accuracy_record import AccuracyRecord, ClassRecall, ConstantGuess
 from edgevit.evaluation.paired import Drop, paired_drop
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 
 WIDEST_INTERVAL = 0.2  # of top-1: with a wider one, there are too few test images
@@ -22,7 +23,9 @@ LEVEL = 0.05  # the chance of a missed class among all classes, if every class i
 MANY_CLASSES = 0.25  # of all classes: so many without a right prediction are a doubt, however few images they have
 LARGE_SHARE = 0.01  # of test images: with more of them learned from, there is a doubt, whatever the limits
 
-LimitName: TypeAlias = Literal["latency_ms", "size_mib", "top1_drop", "top1", "balanced_accuracy", "recall"]
+LimitName: TypeAlias = Literal[
+    "latency_ms", "energy_mj", "size_mib", "top1_drop", "top1", "balanced_accuracy", "recall"
+]
 FLOORS: tuple[LimitName, ...] = ("top1", "balanced_accuracy", "recall")
 ON_ACCURACY: tuple[LimitName, ...] = ("top1_drop", *FLOORS)
 
@@ -33,7 +36,8 @@ class Records:
 
     Attributes:
         float_student: the float source of the model, for `top1_drop`.
-        latency: it is judged if it was measured, and is valid; a stand-in for a board replays recorded times.
+        latency: it and its energy are judged if they were measured, and are valid; a stand-in for a board replays
+            recorded times and recorded power.
         random_weights: a sentence about untrained weights; None if all weights are trained.
         learned_from: the test images that the model learned from.
         engine: the id of the model, if it is a TensorRT engine.
@@ -333,6 +337,8 @@ def _values(records: Records) -> dict[LimitName, Share]:
     values: dict[LimitName, Share] = {}
     if (latency := records.latency) and latency.is_judged:
         values["latency_ms"] = Share(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
+    if latency and isinstance(energy := latency.energy, EnergyRecord) and energy.is_judged:
+        values["energy_mj"] = Share(energy.mj, energy.low_mj, energy.high_mj)
     if records.size_bytes is not None:
         size_mib = records.size_bytes / 2**20
         values["size_mib"] = Share(size_mib, size_mib, size_mib)

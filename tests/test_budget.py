@@ -32,6 +32,7 @@ from edgevit.budget import (
 from edgevit.configs import Budget
 from edgevit.data.duplicates import Overlap
 from edgevit.evaluation import AccuracyRecord, wilson_interval
+from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord
 
 CLASSES = ("a", "b", "c")
@@ -102,6 +103,30 @@ def test_a_replayed_latency_is_not_judged(limit_ms: float) -> None:
     verdict = judge(Records(latency=latency(2.0, "replayed"), size_bytes=1), Budget(latency_ms=limit_ms))
     assert verdict.meets_budget is None
     assert judge(Records(latency=latency(2.0)), Budget(latency_ms=limit_ms)).meets_budget == (limit_ms > 2)
+
+
+def with_energy(label: str = "measured", invalid: tuple[str, ...] = (), of_latency: str = "measured") -> LatencyRecord:
+    energy = EnergyRecord(30.0, 29.0, 31.0, 8.0, 5.0, 12, "module (VDD_IN)", label, invalid=invalid)
+    return replace(latency(2.0, of_latency), energy=energy)
+
+
+@pytest.mark.parametrize(
+    ("limit_mj", "met", "may_be_chance"), [(40, True, False), (30.5, True, True), (20, False, False)]
+)
+def test_the_energy_decides_with_its_interval(limit_mj: float, met: bool, may_be_chance: bool) -> None:
+    (judgement,) = judge(Records(latency=with_energy()), Budget(energy_mj=limit_mj)).judgements
+    assert (judgement.met, judgement.may_be_chance) == (met, may_be_chance)
+    assert judgement.value == (30.0, 29.0, 31.0)
+
+
+@pytest.mark.parametrize(
+    "of_runs",
+    [with_energy("replayed"), with_energy(invalid=("busy at rest",)), replace(latency(2.0), energy=NoEnergy("none"))],
+)
+def test_an_energy_that_is_replayed_invalid_or_missing_judges_nothing(of_runs: LatencyRecord) -> None:
+    verdict = judge(Records(latency=of_runs), Budget(energy_mj=40, latency_ms=3))
+    assert [judgement.met for judgement in verdict.judgements] == [True, None]
+    assert verdict.meets_budget is None
 
 
 def test_the_lowest_recall_names_its_class_and_of_equals_the_largest() -> None:

@@ -14,7 +14,7 @@ from tests.named_board import name_a_board
 from tests.reader_folder import ROOT, make_folder, run
 
 README = (ROOT / "README.md").read_text()
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"), key=lambda file: file.stem)
 
 
 def blocks(language: str) -> list[str]:
@@ -87,6 +87,7 @@ def test_recipes_are_there() -> None:
         "photos",
         "pretrain",
         "pretrain-methods",
+        "pretrain-vit",
         "quickstart",
         "students",
     }

@@ -39,7 +39,7 @@ COUNTS = {
     "docs/index.md": (1, 0, 0),
     "docs/guides/browser.md": (4, 0, 0),
     "docs/guides/compression.md": (5, 1, 0),
-    "docs/guides/devices.md": (25, 0, 1),
+    "docs/guides/devices.md": (28, 0, 1),
     "docs/guides/distillation.md": (0, 2, 1),
     "docs/guides/enrollment.md": (6, 0, 0),
     "docs/guides/estimate.md": (3, 0, 0),
@@ -60,6 +60,7 @@ NOT_HERE = {
     "python -c": "takes weights from a hub",
     "edgevit select --data photos/": "trains four students; tests/test_select_command.py trains two",
     "edgevit bundle deit.onnx --web": "npm gets a package; tests/bundling/test_page.py opens such a page in a browser",
+    "edgevit profile deit.int8.onnx --like mlperf": "takes 10 minutes; tests/test_profile_command.py shortens it",
     "python -m http.server": "serves until it is stopped",
     **dict.fromkeys(
         ("edgevit devices check board", "edgevit devices clean board"),

@@ -37,7 +37,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "quantize": ({"model": "m", "calibration": "c"}, "2f03aed612f3"),
     "compile": ({"model": "m"}, "3467a26de615"),
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
-    "profile": ({"model": "m"}, "1d5cef3dba0c"),
+    "profile": ({"model": "m"}, "6dd79011ace0"),
     "select": ({"models": ["m", "n"], "data": "d"}, "8ffd6963373c"),
     "check": ({"model": "m"}, "234a42e84bb2"),
     "attention": ({"model": "m", "data": "d"}, "a098001cf554"),

@@ -15,7 +15,10 @@ from edgevit.recipe import load_recipe
 from edgevit.recipes import FOLDER, find_recipe, shipped_recipe, shipped_recipes
 from tests.named_board import name_a_board
 
-NAMES = ["cifar10-10way-5shot", "jetson", "methods", "photos", "pretrain", "pretrain-methods", "quickstart", "students"]
+NAMES = [
+    *("cifar10-10way-5shot", "jetson", "methods", "photos", "pretrain", "pretrain-methods", "pretrain-vit"),
+    *("quickstart", "students"),
+]
 FOR_READERS = Path(__file__).parents[1] / "recipes"
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgevit.api.model import Model
 from edgevit.artifacts import MODEL_KINDS, Artifact
 from edgevit.errors import ArtifactError, RecipeError, did_you_mean
+from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.tables import html_table
 from edgevit.report.text import (
@@ -24,6 +25,7 @@ from edgevit.report.text import (
     FEW_SHOT_HEADER,
     accuracy_sentences,
     corruption_sentence,
+    energy_sentence,
     few_shot_rows,
     head_rows,
     latency_facts,
@@ -228,6 +230,11 @@ class Latency:
         return self.record.percentiles[percent].ms
 
     @property
+    def energy(self) -> EnergyRecord | NoEnergy | None:
+        """The energy for an image, or why it was not measured; None if an older release measured the latency."""
+        return self.record.energy
+
+    @property
     def invalid(self) -> list[str]:
         """Reasons why the latency is none of the device in its stated mode, such as throttling; empty without one."""
         return list(self.record.invalid)
@@ -244,6 +251,7 @@ class Latency:
         return (
             f"{invalid}{latency_sentence(latency)}; {latency.runtime} on {latency.target}, "
             f"{threads}batch {latency.batch_size}, {latency.precision}"
+            f"{f'; {energy_sentence(latency.energy)}' if isinstance(latency.energy, EnergyRecord) else ''}"
         )
 
     def __repr__(self) -> str:

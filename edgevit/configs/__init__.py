@@ -76,6 +76,8 @@ from edgevit.configs.stages import (
     Report,
     Select,
     StageConfig,
+    makers_of,
+    models_of,
 )
 from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
@@ -185,6 +187,8 @@ __all__ = [
     "input_files",
     "kinds_of",
     "known_folders",
+    "makers_of",
+    "models_of",
     "references",
     "with_absolute_files",
 ]

@@ -25,6 +25,9 @@ class Budget(Frozen):
     """
 
     latency_ms: Positive | None = Field(None, description="Largest p50 latency in milliseconds.")
+    energy_mj: Positive | None = Field(
+        None, description="Largest energy for an image in millijoules, above that of the machine at rest."
+    )
     top1_drop: Loss | None = Field(
         None, description="Largest loss of top-1 accuracy against the float student, as a fraction; 0.01 is one point."
     )

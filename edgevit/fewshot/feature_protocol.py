@@ -25,8 +25,8 @@ from edgevit.progress import Progress
 
 RECORD = "features.json"
 MEASURED_IMAGES = 2000  # at most; features of all pairs of them are compared
-SHOWN_QUERIES, SHOWN_NEIGHBORS = 8, 5
-THUMBNAIL_SIDE = 96
+SHOWN_QUERIES, SHOWN_NEIGHBORS = 6, 5
+THUMBNAIL_SIDE = 72
 
 
 def evaluate_features(

@@ -30,6 +30,9 @@ class SpanReading:
 class SpanMeter(Protocol):
     """Measures a span. A clock times single runs. It is stopped after a failed run, too: `stop` starts no long work."""
 
+    def rest(self, plan: MeasurePlan) -> None:
+        """Nothing runs yet. Returns when what is measured at rest is measured."""
+
     def start(self, plan: MeasurePlan) -> None:
         """The span begins: the next run is counted."""
 

@@ -44,7 +44,8 @@ class Series:
         kind: with the unit. `other_load` is the share of all processors that other programs used, 0 to 1; `stolen` the
             share of their busy time in which the machine's host ran other machines. Both are from one sample to the
             next, for a picture: `Load` judges.
-        name: the sensor, such as tj, gpu, VDD_IN. The power `total` is that of the module.
+        name: the sensor, such as tj, gpu, VDD_IN. The power `total` is that of the module; the powers `cpu` and `gpu`
+            are means since the sample before, by energy counters.
         time_s: seconds from the start of the program.
     """
 
@@ -142,6 +143,10 @@ class Telemetry:
         throttled: cause → events during the measurement, of the causes that the machine counts.
         sampler_cpu_s: processor time that the sampling took.
         load: of the processors during the counted runs; None where their counters cannot be read.
+        idle: of the machine at rest, before the program. Its window is the time over which idle power is measured. None
+            if the machine did not rest.
+        boundaries: what each power is of that energy is taken from: `total`, `cpu` or `gpu` → for people.
+        unmetered: why the energy of a processor cannot be measured, a sentence each, without a full stop.
     """
 
     series: tuple[Series, ...]
@@ -151,6 +156,9 @@ class Telemetry:
     throttled: Mapping[str, int] = field(default_factory=dict)
     sampler_cpu_s: float = 0.0
     load: Load | None = None
+    idle: Telemetry | None = None
+    boundaries: Mapping[str, str] = field(default_factory=dict)
+    unmetered: Mapping[Processor, str] = field(default_factory=dict)
 
     def of(self, kind: Kind, name: str | None = None) -> Series | None:
         """The series of a sensor; None if it was not sampled."""
@@ -199,11 +207,17 @@ class Telemetry:
                 {"kind": one.kind, "name": one.name, "time_s": list(one.time_s), "values": list(one.values)}
                 for one in self.series
             ],
+            "idle": self.idle and self.idle.as_json(),
+            "boundaries": dict(self.boundaries),
+            "unmetered": dict(self.unmetered),
         }
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Telemetry:
-        """The telemetry in the content of a file that `as_json` made. Older releases did not write `load`."""
+        """The telemetry in the content of a file that `as_json` made.
+
+        Older releases did not write `load`, nor what belongs to energy.
+        """
         series = (
             Series(one["kind"], one["name"], tuple(one["time_s"]), tuple(one["values"])) for one in content["series"]
         )
@@ -215,6 +229,9 @@ class Telemetry:
             content["throttled"],
             content["sampler_cpu_s"],
             Load(**load) if (load := content.get("load")) else None,
+            cls.of_json(idle) if (idle := content.get("idle")) else None,
+            content.get("boundaries", {}),
+            content.get("unmetered", {}),
         )
 
 

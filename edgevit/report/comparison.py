@@ -14,9 +14,11 @@ from edgevit.report.text import (
     interval_percent,
     milliseconds,
     percent,
+    power_sentence,
     precision_name,
     ratio,
     runtime_name,
+    significant,
     size,
 )
 from edgevit.report.variants import Lineup, Variant, data_of, same_conditions
@@ -46,8 +48,8 @@ class Point:
 
 
 def points_of(models: Lineup) -> list[Json]:
-    """The size, latency and accuracy of the deployed model in words, for the page, report.md and the terminal."""
-    points = (_smaller(models), _faster(models), _accuracy(models), _classes(models))
+    """Size, latency, energy and accuracy of the deployed model in words, for the page, report.md and the terminal."""
+    points = (_smaller(models), _faster(models), _energy(models), _accuracy(models), _classes(models))
     return [point.as_json() for point in points if point]
 
 
@@ -101,6 +103,23 @@ def _faster(models: Lineup) -> Point:
     if timing.invalid:
         sentences.insert(0, f"This latency is invalid: {'; '.join(timing.invalid)}.")
     return Point("Latency", milliseconds(timing.p50_ms), tuple(sentences), conditions)
+
+
+def _energy(models: Lineup) -> Point | None:
+    """None if energy was not measured."""
+    energy = models.deployed.energy
+    if energy is None:
+        return None
+    sentences = []
+    if energy.invalid:
+        sentences.append(f"This energy is invalid: {'; '.join(energy.invalid)}.")
+    if energy.label != "measured":
+        sentences.append(
+            f"This energy is {energy.label} by a stand-in for {models.deployed.target}. It was not measured."
+        )
+    interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g} mJ"
+    conditions = f"For an image, above the machine at rest. {interval}. {power_sentence(energy)}."
+    return Point("Energy", f"{significant(energy.mj)} mJ", tuple(sentences), conditions)
 
 
 def _machine(deployed: Variant) -> str | None:

@@ -11,7 +11,7 @@ from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.telemetry import TELEMETRY_FILE, Telemetry
-from edgevit.report.text import interval_percent, milliseconds, percent
+from edgevit.report.text import energy_sentence, interval_percent, milliseconds, percent
 from edgevit.report.variants import Lineup, Variant
 
 VERSIONS = {
@@ -80,6 +80,7 @@ def _facts(deployed: Variant, info: Mapping[str, Any], conditions: Json) -> Iter
     known = {"jetpack": conditions.get("jetpack"), **versions}
     yield "Software", ", ".join(f"{VERSIONS.get(name, name)} {version}" for name, version in known.items() if version)
     yield "Latency", _latency(deployed)
+    yield "Energy", energy_sentence(deployed.energy) if deployed.energy else None
     yield "Copies and start", _copies(conditions)
     yield "Accuracy there", _accuracy(deployed)
     yield "Soak", _soak(conditions.get("soak"))
@@ -131,6 +132,8 @@ def _state(telemetry: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
         "Clock of the GPU": ("clock_mhz", "gpu"),
         "Clock of the CPU": ("clock_mhz", "cpu"),
         "Power of the module": ("power_mw", "total"),
+        "Power of the CPU": ("power_mw", "cpu"),
+        "Power of the GPU": ("power_mw", "gpu"),
     }
     for label, key in shown.items():
         if key in sensors:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from edgevit.artifacts import Artifact, Json
 from edgevit.report.variants import Lineup, data_of, grouped, model_digest
 
-DRAWN_BY = ("label_shares", "draws", "seed")
-
 
 def of_features(models: Lineup) -> list[Json]:
     """A record for each set of images and labels: {data, support, rows, constant_guess, models}, teacher first.
@@ -27,13 +25,13 @@ def neighbors_of(models: Lineup) -> list[tuple[Artifact, list[Json]]]:
 
 
 def _labels_of(evaluation: Artifact) -> str:
-    """A name for the images and the draws of labels of an evaluation."""
-    inputs, config = evaluation.manifest.inputs, evaluation.manifest.config
-    return json.dumps([inputs["data"].digest, inputs["support"].digest, *(config[name] for name in DRAWN_BY)])
+    """A name for the images, and for the labels and their draws, of an evaluation."""
+    inputs = evaluation.manifest.inputs
+    return json.dumps([inputs["data"].digest, inputs["support"].digest, evaluation.manifest.config["seed"]])
 
 
 def _side_by_side(group: Sequence[Artifact]) -> Json:
-    heads = {(head["label_share"], head["head"]): head for each in group for head in each.metrics["heads"]}
+    heads = {_row(head): head for each in group for head in each.metrics["heads"]}
     rows = sorted(heads, key=lambda row: -row[0])  # of equals, in the order of the evaluations
     evaluations_of: dict[str, list[Artifact]] = {}
     for evaluation in group:
@@ -48,9 +46,14 @@ def _side_by_side(group: Sequence[Artifact]) -> Json:
     }
 
 
-def _model(evaluations: Sequence[Artifact], rows: Sequence[tuple[float, str]]) -> Json:
+def _row(head: Json) -> tuple[float, int, str]:
+    """What two heads of one row have in common: share and draws of the labels, and name."""
+    return head["label_share"], head["draws"], head["head"]
+
+
+def _model(evaluations: Sequence[Artifact], rows: Sequence[tuple[float, int, str]]) -> Json:
     """One model, from its evaluations by `knn` and by `linear`."""
-    top1 = {(head["label_share"], head["head"]): head["top1"] for each in evaluations for head in each.metrics["heads"]}
+    top1 = {_row(head): head["top1"] for each in evaluations for head in each.metrics["heads"]}
     return {
         "id": evaluations[0].manifest.inputs["model"].id,
         "evaluations": [evaluation.id for evaluation in evaluations],

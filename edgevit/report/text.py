@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevit.configs.runtimes import RUNTIMES
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
+from edgevit.profiling.scenarios import MOST_LATE, FrameStream, LoadgenResult, Throughput
 from edgevit.profiling.statistics import FEWEST_RUNS
 from edgevit.terminal import points, printable
 
@@ -24,8 +26,13 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+THROUGHPUT_HEADER = ("batch", "images/s", "95% interval", "p50 of a batch")
+NOT_OFFICIAL = (
+    "timed by edgevit, not by LoadGen; random images, any model, no accuracy run and no review of a submission"
+)
 MOST_IMAGES = 0.5  # of the test images: with so many learned from, the accuracy says little about new images
 FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
+ENERGY_HEADER = ("model", "energy", "95% interval", "power of the runs", "at rest")
 MARKS = re.compile(r"`|<(?=[A-Za-z/!?])|(?<=\])\(")  # of code, HTML and links
 # Beginnings of headings, lists, quotations, tables and code blocks.
 BLOCKS = re.compile(r"^( *\d*)(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|\||[=-]+$|~~~|(?<=\d)[.)]\s)")
@@ -86,19 +93,103 @@ def latency_facts(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 
 def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
+    if latency.starts is not None and latency.starts > 1:
+        yield "Starts", f"{latency.starts} fresh starts of the model; the intervals hold what varies between them"
+    elif latency.starts == 1 and latency.label == "measured":
+        yield "Starts", "1: the intervals hold for this start alone; another one may differ by some per cent"
     for percent, percentile in latency.percentiles.items():
         if percentile.low_ms is None and percentile.is_recorded:
-            yield f"Interval of p{percent}", f"too few runs: it needs {FEWEST_RUNS[percent]:,} independent runs"
+            yield f"Interval of p{percent}", _why_no_interval(latency.n, FEWEST_RUNS[percent])
+    yield from scenario_facts(latency)
     if latency.parts_ms:
         parts = " → ".join(f"{name} {milliseconds(part_ms)}" for name, part_ms in latency.parts_ms.items())
         yield "Parts", f"{parts} (medians)"
     if latency.cpus_used is not None:
         yield "Processors", f"{latency.cpus_used:.2g} busy on average"
+    if isinstance(energy := latency.energy, EnergyRecord):
+        yield "Energy", energy_sentence(energy)
+        yield "Power", power_sentence(energy)
+        yield from (("Energy is doubtful", doubt) for doubt in energy.warnings)
+        yield from (("Energy is invalid", reason) for reason in energy.invalid if reason not in latency.invalid)
+    elif energy:
+        yield "Energy", f"not measured: {energy.reason}"
     if start := latency.start:
         yield "Start", f"{milliseconds(start.load_ms)} to load, {milliseconds(start.first_ms)} for the first run"
         if start.peak_bytes is not None and start.own_bytes is not None:
             own = f"{size(start.own_bytes)} before the model was loaded"
             yield "Memory", f"at most {size(start.peak_bytes)} in a process of its own, {own}"
+
+
+def energy_sentence(energy: EnergyRecord) -> str:
+    """The energy for an image, with its interval and its label. It says if it is invalid."""
+    label = "" if energy.label == "measured" else f"{energy.label}, not measured: "
+    invalid = "INVALID: " if energy.invalid else ""
+    interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g}"
+    return f"{invalid}{label}{energy.mj:.3g} mJ for an image above rest ({interval})"
+
+
+def power_sentence(energy: EnergyRecord) -> str:
+    """The mean power behind an energy, and what it is of."""
+    return f"{energy.power_w:.3g} W during the runs, {energy.idle_w:.3g} W at rest: {energy.boundary}"
+
+
+def energy_cell(energy: Mapping[str, Any] | None) -> str:
+    """The energy for an image in report.json, with its label unless it was measured and is valid."""
+    if energy is None:
+        return NOT_MEASURED
+    label = "" if energy["label"] == "measured" else f" {energy['label']}"
+    return f"{significant(energy['mj'])} mJ{label}{' invalid' if energy['invalid'] else ''}"
+
+
+def scenario_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
+    """Labels and values of the scenario `fixed_rate`, and of a result by MLPerf's rules."""
+    if latency.fixed_rate:
+        yield from _stream_facts(latency.fixed_rate)
+    if latency.like_mlperf:
+        yield from _loadgen_facts(latency.like_mlperf)
+
+
+def _stream_facts(stream: FrameStream) -> Iterator[tuple[str, str]]:
+    """Whether a rate of frames is kept, the late frames, and the latency from the arrival of a frame."""
+    for reason in stream.invalid:
+        yield "Fixed rate", f"INVALID: {reason}"
+    kept = {True: "kept", False: "NOT kept", None: "not told whether it is kept; a longer duration may tell"}
+    images = f" of {stream.batch_size} images" if stream.batch_size > 1 else ""
+    rate, ended = f"{stream.rate_hz:g} frames{images} a second", f"{significant(stream.frames_per_s)} ended in a second"
+    yield "Fixed rate", f"{rate}: {kept[stream.is_kept]}; {ended}"
+    interval = f"95% interval {stream.late_low:.1%} to {stream.late_high:.1%}"
+    yield "Late frames", f"{stream.late:.1%} ({interval}), when the next one came; {MOST_LATE:.0%} may be"
+    percentiles = zip((50, 90, 99), (stream.p50_ms, stream.p90_ms, stream.p99_ms), strict=True)
+    latencies = ", ".join(f"p{percent} {milliseconds(value)}" for percent, value in percentiles)
+    yield "From arrival to end", f"{latencies}, {stream.frames:,} frames"
+
+
+def _loadgen_facts(result: LoadgenResult) -> Iterator[tuple[str, str]]:
+    """The result by LoadGen's rules, with what is missing."""
+    p90 = "too few queries for p90" if result.p90_ms is None else f"p90 {milliseconds(result.p90_ms)} by early stopping"
+    yield "Like MLPerf", f"{p90}, single stream, {result.queries:,} queries in {significant(result.seconds)} s"
+    for shortfall in result.shortfalls:
+        yield "Not as MLPerf", shortfall
+    yield "Not official", NOT_OFFICIAL
+
+
+def _why_no_interval(runs: int, fewest: int) -> str:
+    if runs < fewest:
+        return f"none: {runs:,} runs are too few, it needs {fewest:,}"
+    return f"none: the {runs:,} runs depend on each other, and count as fewer than {fewest:,} independent ones"
+
+
+def throughput_rows(batches: Sequence[Throughput]) -> list[tuple[str, ...]]:
+    """A row for each batch size, under THROUGHPUT_HEADER."""
+    return [
+        (
+            str(batch.batch_size),
+            f"{batch.images_per_s:,.4g}",
+            NOT_MEASURED if batch.low is None else f"{batch.low:,.4g} to {batch.high:,.4g}",
+            _median(batch.p50_ms, batch.label, bool(batch.invalid)),
+        )
+        for batch in batches
+    ]
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
@@ -155,9 +246,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
         *_beside_latency(report["latency_facts"]),
+        *_throughput(report["offline"]),
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
+        *_energies(report["variants"]),
         *_every_class(report["classes"]),
         *(text for selection in report["selections"] for text in _selection(selection)),
         *_learned_from(report["learned_from"]),
@@ -177,6 +270,13 @@ def _beside_latency(facts: Sequence[Sequence[str]]) -> Iterator[str]:
     if facts:
         yield "Beside the latency of the deployed model:"
         yield "\n".join(_paragraph(f"- {label}: {value}") for label, value in facts)
+
+
+def _throughput(batches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The table of report.md."""
+    if batches:
+        yield "Throughput of the deployed model, by batch size:"
+        yield _aligned([THROUGHPUT_HEADER, *throughput_rows([Throughput.of_json(batch) for batch in batches])])
 
 
 def device_title(device: Mapping[str, Any]) -> str:
@@ -265,6 +365,35 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     table = _aligned([header, *with_intervals])
     return table if len(table.splitlines()[0]) <= WIDTH else _aligned([header, *rows])
+
+
+def energy_rows(variants: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each variant whose energy was measured, under ENERGY_HEADER."""
+    return [
+        (
+            variant["id"],
+            energy_cell(energy),
+            f"{energy['low_mj']:.3g} to {energy['high_mj']:.3g}",
+            f"{energy['power_w']:.3g} W",
+            f"{energy['idle_w']:.3g} W",
+        )
+        for variant in variants
+        if (energy := variant["energy_mj"])
+    ]
+
+
+def energy_note(variants: Sequence[Mapping[str, Any]]) -> str:
+    """What the energies are of."""
+    boundaries = dict.fromkeys(variant["energy_mj"]["boundary"] for variant in variants if variant["energy_mj"])
+    return f"Energy and power are of: {', '.join(boundaries)}. The error of the meter is not in the interval."
+
+
+def _energies(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section of report.md."""
+    if rows := energy_rows(variants):
+        yield "## Energy for an image, above rest"
+        yield from _in_tables([ENERGY_HEADER, *rows])
+        yield _paragraph(energy_note(variants))
 
 
 def learned_from_lines(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -422,16 +551,19 @@ def head_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, (NOT_MEASURED, f"always '{printable(guess['class'])}'", f"{guess['value']:.2%}", NOT_MEASURED)]
 
 
-def labels_text(head: Mapping[str, Any]) -> str:
-    """The labels that a head was fitted to: `851`, or `9 (1%, 5 draws)`."""
-    share = "" if head["label_share"] == 1 else f" ({head['label_share']:.3g}, {head['draws']} draws)"
-    return f"{head['support_images']:,}{share}"
+def labels_text(head: Mapping[str, Any], unit: str = "") -> str:
+    """The number of labels that a head was fitted to: `851`, or `9 (1%, 5 draws)`. A `unit` follows the number."""
+    share = "" if head["label_share"] == 1 else f" ({100 * head['label_share']:.3g}%, {head['draws']} draws)"
+    return f"{head['support_images']:,}{unit}{share}"
 
 
 def measure_rows(features: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of the measures of features."""
     named = {name: features.get(name) for name in MEASURES}
-    return [(MEASURES[name], NOT_MEASURED if value is None else f"{value:.3g}") for name, value in named.items()]
+    return [
+        (MEASURES[name], NOT_MEASURED if value is None else f"{value:.3g}".replace("-", "−"))
+        for name, value in named.items()
+    ]
 
 
 def measures_sentence(features: Mapping[str, Any]) -> str:
@@ -443,7 +575,7 @@ def measures_sentence(features: Mapping[str, Any]) -> str:
 def feature_rows(group: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
     """The rows of a table of heads on features: labels and head, and the accuracy on each model's features."""
     return [
-        (f"{labels_text(row)} labels, {row['head']}", [model["top1"][number] for model in group["models"]])
+        (f"{labels_text(row, ' labels')}, {row['head']}", [model["top1"][number] for model in group["models"]])
         for number, row in enumerate(group["rows"])
     ]
 
@@ -466,7 +598,8 @@ def feature_note(group: Mapping[str, Any]) -> str:
         f"Top-1 on {group['images']:,} images of {group['data']}, by heads that were fitted to the frozen features of "
         f"labelled images of {group['support']}. kNN: votes of the k nearest images, each weighted by exp(cosine/τ). "
         "Linear: logistic regression; held-out images of the support choose its penalty. The intervals are for new "
-        f"images and new draws of the labels. Always answering '{guess['class']}' gives {percent(guess['value'])}."
+        f"images, and over several draws for new draws too. Always answering '{guess['class']}' gives "
+        f"{percent(guess['value'])}."
     )
 
 

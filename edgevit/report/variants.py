@@ -14,6 +14,7 @@ from edgevit.data.duplicates import Overlap
 from edgevit.errors import ArtifactError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.record import protocol_of
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.deployed import ModelInLine, deployed_model, names_teacher
 
@@ -75,6 +76,12 @@ class Variant:
         return LatencyRecord.of_metrics(self.latency.metrics) if self.latency else None
 
     @property
+    def energy(self) -> EnergyRecord | None:
+        """The energy of the runs that were timed; None if it was not measured."""
+        energy = self.timing.energy if self.timing else None
+        return energy if isinstance(energy, EnergyRecord) else None
+
+    @property
     def learned_from(self) -> tuple[Overlap, ...]:
         """The test images that the model learned from, by the data sets that hold them."""
         return overlaps_of(self.evaluation) if self.evaluation else ()
@@ -93,6 +100,7 @@ class Variant:
             "size_bytes": self.size_bytes,
             "top1": self._top1_json(),
             "latency_ms": self.timing and self.timing.numbers(),
+            "energy_mj": self.energy and self.energy.numbers(),
             "threads": self.timing and self.timing.threads,
             "batch_size": self.timing and self.timing.batch_size,
             "parent": self.parent_id,

@@ -29,9 +29,10 @@ from edgevit.data.duplicates import Overlap
 from edgevit.errors import listed
 from edgevit.evaluation import Share
 from edgevit.evaluation.accuracy_record import ClassRecall
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.provenance import untrained
 from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, size
-from edgevit.report.variants import Lineup
+from edgevit.report.variants import Lineup, Variant
 from edgevit.runtimes.base import runtime_of
 from edgevit.terminal import points
 
@@ -44,6 +45,7 @@ IN_DOUBT = "The budget cannot be judged."
 TONES: dict[bool | None, str] = {True: "yes", False: "no", None: "unknown"}
 NAMES = {
     "latency_ms": "Latency",
+    "energy_mj": "Energy",
     "size_mib": "Size",
     "top1_drop": "Accuracy",
     "top1": "Top-1",
@@ -234,6 +236,9 @@ def _measured(judgement: Judgement, value: Share, how: str | None) -> str:
     against = "within the limit of" if value.value <= limit else "over the limit of"
     if judgement.name == "latency_ms":
         return f"p50 {milliseconds(value.value)}, {against} {limit:g} ms."
+    if judgement.name == "energy_mj":
+        interval = f"95% interval {value.low:.3g} to {value.high:.3g}"
+        return f"{value.value:.3g} mJ for an image ({interval}), {against} {limit:g} mJ."
     if judgement.name == "size_mib":
         return f"{size(value.value * 2**20)}, {against} {limit:g} MiB."
     lost = f"loses {points(value.value)} points of top-1" if value.value > 0 else "loses no top-1"
@@ -248,8 +253,19 @@ def _not_measured(judgement: Judgement, models: Lineup) -> str:
     if judgement.name == "latency_ms" and deployed.timing is not None:
         label = deployed.timing.label if deployed.timing.label != "measured" else "invalid"
         return f"the latency of {deployed.id} is {label}, so the limit of {judgement.limit:g} ms cannot be judged."
+    if judgement.name == "energy_mj":
+        return f"{_no_energy(deployed)}, so the limit of {judgement.limit:g} mJ cannot be judged."
     limit = f"{judgement.limit:g} ms" if judgement.name == "latency_ms" else percent(judgement.limit)
     return f"{deployed.id} was not measured, so the limit of {limit} cannot be judged."
+
+
+def _no_energy(deployed: Variant) -> str:
+    """Why there is no energy to judge."""
+    energy = deployed.timing.energy if deployed.timing else None
+    if isinstance(energy, EnergyRecord):
+        label = energy.label if energy.label != "measured" else f"invalid: {'; '.join(energy.invalid)}"
+        return f"the energy of {deployed.id} is {label}"
+    return f"the energy of {deployed.id} was not measured{f': {energy.reason}' if energy else ''}"
 
 
 def _remarks(judgement: Judgement) -> Iterator[str]:

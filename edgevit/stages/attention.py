@@ -28,7 +28,7 @@ RECORD, ARRAYS = "attention.json", "attention.npz"
 SHOWN_IMAGES = 6
 SHOWN_FILTERS = 28  # principal components, as in Dosovitskiy et al. 2021, figure 7
 MOST_POSITIONS = 14  # along a side of the grid of similarities
-THUMBNAIL_SIDE = 96
+THUMBNAIL_SIDE = 72
 
 
 def run(config: Attention, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ from edgevit.artifacts import LEARNED_TOO, Artifact, Contents, Json
 from edgevit.configs import Evaluate
 from edgevit.configs.targets import LOCAL_GPU
 from edgevit.context import Context
-from edgevit.data import open_dataset
+from edgevit.data import Dataset, open_dataset
+from edgevit.data.duplicates import Overlap
 from edgevit.data.splits import sample_by_hash
 from edgevit.evaluation import classify, classify_corrupted, write_corrupted, write_evaluation
+from edgevit.progress import Progress
 from edgevit.provenance import data_behind
 from edgevit.runtimes.base import Session, SessionOptions, for_runtime, runtime_of
 from edgevit.targets import target_for
@@ -26,24 +29,35 @@ def run(config: Evaluate, inputs: Mapping[str, Artifact], context: Context, out:
     with target_for(config.target, context).open(model, SessionOptions(threads=None)) as session:
         metrics = PROTOCOLS[config.protocol](config, inputs, session, context, out)
     logs = ("episodes.json",) if config.protocol == "episodes" else ()  # for the times in it
-    recorded = {**metrics, **_learned_too(config, inputs), "runtime": runtime_of(model), "target": config.target}
+    learned = _learned_too(config, inputs, context.progress)
+    recorded = {**metrics, **learned, "runtime": runtime_of(model), "target": config.target}
     return Contents(kind="evaluation", metrics=recorded, logs=logs)
 
 
-def _learned_too(config: Evaluate, inputs: Mapping[str, Artifact]) -> Json:
+def _learned_too(config: Evaluate, inputs: Mapping[str, Artifact], progress: Progress) -> Json:
     """The tested images that the model, or a teacher of it, has learned from; nothing where there are none.
 
     A protocol that replaces the head does not count the images that the head was fitted to, but those of the new head.
     """
-    replaces_head = config.protocol in ("cross_validation", "knn", "linear")
-    behind = data_behind(inputs["model"], of_body=replaces_head)
-    if config.protocol in ("knn", "linear"):
-        behind[inputs["support"].digest] = inputs["support"].id
+    has_new_head = config.protocol in ("knn", "linear")
+    behind = data_behind(inputs["model"], of_body=has_new_head or config.protocol == "cross_validation")
     overlaps = inputs["data"].manifest.provenance.get(LEARNED_TOO, [])
     learned = [
         {key: overlap[key] for key in overlap if key != "digest"} for overlap in overlaps if overlap["digest"] in behind
     ]
+    if has_new_head:
+        learned += _in_support(open_dataset(inputs["data"]), open_dataset(inputs["support"]), progress)
     return {LEARNED_TOO: learned} if learned else {}
+
+
+def _in_support(tested: Dataset, support: Dataset, progress: Progress) -> list[Json]:
+    """The tested images that the new head is fitted to, compared by content; empty if there are none."""
+    known = set(support.contents())
+    images = sum(content in known for content in tested.contents())
+    if not images:
+        return []
+    progress.say(f"    note: {images} of the {len(tested)} test images are in the support: the accuracy is too high")
+    return [asdict(Overlap(support.name, True, images, len(tested)))]
 
 
 def _standard(config: Evaluate, inputs: Mapping[str, Artifact], session: Session, context: Context, out: Path) -> Json:

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import time
+from typing import Any
 
 from edgevit.profiling import MeasurePlan, SpanReading
-from edgevit.targets.agent.sampler import Sampler
+from edgevit.targets.agent.sampler import Sampler, at_rest
 from edgevit.targets.sampling import conditions_of_telemetry, telemetry_in
 
 ROOT = "EDGEVIT_METER_ROOT"  # a variable: the folder below which the files of the machine lie; its own if it is not set
@@ -23,11 +24,20 @@ class MachineMeter:
 
     def __init__(self, root: str | None = None) -> None:
         self._root = os.environ.get(ROOT, "") if root is None else root
+        self._program = os.getpid()
+        self._idle: dict[str, Any] | None = None
+
+    def follow(self, program: int) -> None:
+        """Take a process for the one whose work is measured, in place of this one. Both are no load of others."""
+        self._program = program
+
+    def rest(self, plan: MeasurePlan) -> None:
+        self._idle = at_rest(plan.idle_s, self._root)
 
     def start(self, plan: MeasurePlan) -> None:
-        self._sampler = Sampler(os.getpid(), time.monotonic(), self._root)
+        self._sampler = Sampler(self._program, time.monotonic(), self._root)
 
     def stop(self) -> SpanReading:
-        content = json.dumps({**self._sampler.ended(), "written": {}}).encode()
+        content = json.dumps({**self._sampler.ended(), "written": {}, "idle": self._idle}).encode()
         telemetry = telemetry_in(content, ends_with="", counted_s=math.inf, total_rails=())
         return SpanReading(conditions_of_telemetry(telemetry), telemetry=telemetry)

@@ -61,16 +61,25 @@ class RemoteWorker:
     conditions: Json = field(default_factory=dict)
 
     def timed(
-        self, request: Json, files: Mapping[str, Path], answer: type[R], limit_s: float, counted_s: Callable[[R], float]
+        self,
+        request: Json,
+        files: Mapping[str, Path],
+        answer: type[R],
+        limit_s: float,
+        counted_s: Callable[[R], float],
+        idle_s: float = 0.0,
     ) -> tuple[R, Telemetry | None]:
         """The checked answer to a request that measures, and the telemetry of the counted runs.
 
         Args:
             limit_s: a program that takes longer is stopped.
             counted_s: how long the counted runs lasted, by the answer.
+            idle_s: `MeasurePlan.idle_s`. The machine rests before the program starts.
         """
         outputs = {RESULT: LARGEST_RESULT}
-        with self._finished(request, files, limit_s, outputs, is_repeatable=False, is_sampled=True) as finished:
+        with self._finished(
+            request, files, limit_s, outputs, is_repeatable=False, is_sampled=True, idle_s=idle_s
+        ) as finished:
             result, content = self._result(finished, answer), sampled_content(finished.files)
         return result, telemetry_in(content, RESULT, counted_s(result), self.total_rails)
 
@@ -101,6 +110,7 @@ class RemoteWorker:
         outputs: Mapping[str, int],
         is_repeatable: bool,
         is_sampled: bool = False,
+        idle_s: float = 0.0,
     ) -> Iterator[Finished]:
         """A program that did its work, with its files until the end of the block."""
         with TemporaryDirectory() as folder:
@@ -114,7 +124,7 @@ class RemoteWorker:
                 is_repeatable=is_repeatable,
                 outputs=outputs,
             )
-            job = sampled(job, self.connection.python) if is_sampled else job
+            job = sampled(job, self.connection.python, idle_s) if is_sampled else job
             with self.connection.locked():
                 finished = run_job(self.connection, job, Path(folder) / "outputs")
             if finished.timed_out or finished.status != 0:

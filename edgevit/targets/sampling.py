@@ -17,17 +17,19 @@ from pydantic import Field, ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import TargetError
 from edgevit.profiling.loop import STEADY_C_PER_MIN, STEADY_OVER_S, Soak
-from edgevit.profiling.telemetry import NOT_SAMPLED, TICK_S, Kind, Load, Series, Telemetry, Window
+from edgevit.profiling.telemetry import NOT_SAMPLED, TICK_S, Kind, Load, Processor, Series, Telemetry, Window
 from edgevit.targets.agent import sampler
 from edgevit.targets.boards import HostFacts
 from edgevit.targets.boards.clocks import cpu_clocks, gpu_clocks, whole_number
 from edgevit.targets.boards.heat import firmware_causes, junction, temperatures_c, throttle_events, zone_name
 from edgevit.targets.boards.rails import rails_mw
 from edgevit.targets.boards.tegrastats import NOT_CONNECTED, TegrastatsSample, sample_of_line, total_power_mw
+from edgevit.targets.energy_counters import EnergyCounters, why_unmetered
 from edgevit.targets.jobs import Job
 
 SAMPLER = "sampler.py"
 LARGEST_TELEMETRY = 2**25  # bytes
+MOST_SAMPLES = sampler.MOST_SAMPLES + sampler.LATEST
 
 _Text = Annotated[str, Field(max_length=sampler.LONGEST_LINE)]
 _Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -41,15 +43,23 @@ GPU_CLOCK: _Sensor = ("clock_mhz", "gpu")
 TOTAL_POWER: _Sensor = ("power_mw", "total")
 
 
-class _Sampled(Frozen):
-    """The content of the sampler's file."""
+class _AtRest(Frozen):
+    """What the sampler has read of a machine."""
 
     seconds: _Seconds
     sampler_cpu_s: _Seconds
     fixed: dict[str, _Text] = Field(max_length=sampler.MOST_FILES)
     paths: list[_Text] = Field(max_length=sampler.MOST_FILES)
-    samples: list[tuple[_Seconds, _OwnTicks, list[_Text | None]]] = Field(max_length=sampler.MOST_SAMPLES + 1)
-    lines: list[tuple[_Seconds, _Text]] = Field(max_length=sampler.MOST_SAMPLES + 1)
+    samples: list[tuple[_Seconds, _OwnTicks, list[_Text | None]]] = Field(max_length=MOST_SAMPLES)
+    lines: list[tuple[_Seconds, _Text]] = Field(max_length=MOST_SAMPLES)
+    denied: list[_Text] = Field([], max_length=sampler.MOST_FILES)
+    is_virtual: bool = False
+
+
+class _Sampled(_AtRest):
+    """The content of the sampler's file."""
+
+    idle: _AtRest | None = None
     written: dict[str, Annotated[float, Field(ge=-1e12, le=1e7, allow_inf_nan=False)]]
 
 
@@ -61,16 +71,19 @@ class _Moment(NamedTuple):
     files: _Files
 
 
-def sampled(job: Job, python: Sequence[str]) -> Job:
+def sampled(job: Job, python: Sequence[str], idle_s: float = 0.0, processor: Processor = "cpu") -> Job:
     """The job with its program under the sampler.
 
     Args:
         python: the command that starts Python there.
+        idle_s: `MeasurePlan.idle_s`.
+        processor: what runs the model.
     """
     return replace(
         job,
         files={**job.files, SAMPLER: Path(sampler.__file__)},
-        arguments=(*python, "-B", SAMPLER, *job.arguments),
+        arguments=(*python, "-B", SAMPLER, str(idle_s), processor, *job.arguments),
+        timeout_s=job.timeout_s + (sampler.SETTLE_S + idle_s if idle_s else 0),
         outputs={**job.outputs, sampler.TELEMETRY: LARGEST_TELEMETRY},
     )
 
@@ -98,22 +111,40 @@ def telemetry_in(
         read = _Sampled.model_validate_json(content)
     except ValidationError:
         return None
-    if any(len(texts) != len(read.paths) for _, _, texts in read.samples):
+    idle = read.idle
+    if any(len(texts) != len(part.paths) for part in (read, idle) if part for _, _, texts in part.samples):
         return None
-    moments, counted = _moments(read), _counted(read, ends_with, counted_s)
-    window = _without_rest(counted)
+    rest = None
+    if idle is not None:
+        rest = _telemetry(idle, Window(min(sampler.SETTLE_S, idle.seconds), idle.seconds), total_rails)
+    return replace(_telemetry(read, _counted(read, ends_with, counted_s), total_rails), idle=rest)
+
+
+def _telemetry(read: _AtRest, counted: Window, total_rails: tuple[str, ...]) -> Telemetry:
+    moments = _moments(read)
+    counters = EnergyCounters.of_files({**read.fixed, **dict.fromkeys(read.paths, "")}, read.denied)
     of_tegrastats = [(time_s, _of_line(sample, total_rails)) for time_s, sample in _lines(read)]
-    of_files = [(moment.time_s, _of_files(moment.files)) for moment in moments]
-    series = (*_merged(_series(of_tegrastats), _series(of_files)), *_series(_shares(moments)).values())
+    of_files = [(moment.time_s, _of_files(moment.files, total_rails)) for moment in moments]
+    series = (
+        *_merged(_series(of_tegrastats), _series(of_files)),
+        *_series(_shares(moments)).values(),
+        *_series(_counted_power(moments, counters)).values(),
+    )
     last_c = {one.name: one.values[-1] for one in series if one.kind == "temperature_c"}
+    has_rails = any(one.kind == "power_mw" and one.name not in counters.paths for one in series)
+    boundaries = dict(counters.boundaries)
+    if total_rails:
+        boundaries["total"] = f"module ({total_rails[0]})" if len(total_rails) == 1 else "module (sum of its rails)"
     return Telemetry(
         series,
-        window,
+        _without_rest(counted),
         read.seconds,
         junction(last_c),
         _throttled(moments, counted),
         read.sampler_cpu_s,
         _load(moments, counted),
+        boundaries=boundaries,
+        unmetered=why_unmetered(counters, read.denied, read.is_virtual, has_rails),
     )
 
 
@@ -166,7 +197,7 @@ def doubts_of_telemetry(telemetry: Telemetry | None) -> tuple[str, ...]:
     return () if telemetry else (NOT_SAMPLED,)
 
 
-def _moments(read: _Sampled) -> list[_Moment]:
+def _moments(read: _AtRest) -> list[_Moment]:
     moments = []
     for time_s, ticks, texts in sorted(read.samples, key=lambda sample: sample[0]):
         files = {path: text for path, text in zip(read.paths, texts, strict=True) if text is not None}
@@ -174,7 +205,7 @@ def _moments(read: _Sampled) -> list[_Moment]:
     return moments
 
 
-def _lines(read: _Sampled) -> Iterator[tuple[float, TegrastatsSample]]:
+def _lines(read: _AtRest) -> Iterator[tuple[float, TegrastatsSample]]:
     for time_s, line in sorted(read.lines):
         with suppress(TargetError):  # no line of tegrastats
             yield time_s, sample_of_line(line)
@@ -224,12 +255,22 @@ def _of_line(sample: TegrastatsSample, total_rails: tuple[str, ...]) -> _Reading
     return readings if total is None else {**readings, TOTAL_POWER: total}
 
 
-def _of_files(files: _Files) -> _Readings:
+def _of_files(files: _Files, total_rails: tuple[str, ...]) -> _Readings:
     readings: _Readings = {("temperature_c", zone): degrees for zone, degrees in temperatures_c(files).items()}
     for sensor, clocks in ((CPU_CLOCK, cpu_clocks(files)), (GPU_CLOCK, gpu_clocks(files))):
         if mhz := [clock.current_mhz for clock in clocks if clock.current_mhz]:
             readings[sensor] = max(mhz)
-    return {**readings, **{("power_mw", name): power for name, power in rails_mw(files).items()}}
+    rails = rails_mw(files)
+    if len(total_rails) == 1 and total_rails[0] in rails:
+        readings[TOTAL_POWER] = rails[total_rails[0]]
+    return {**readings, **{("power_mw", name): power for name, power in rails.items()}}
+
+
+def _counted_power(moments: Sequence[_Moment], counters: EnergyCounters) -> Iterator[tuple[float, _Readings]]:
+    """The mean power since the last sample, by the energy counters."""
+    for before, after in pairwise(moments):
+        powers = counters.power_mw(before.files, after.files, after.time_s - before.time_s)
+        yield after.time_s, {("power_mw", processor): power for processor, power in powers.items()}
 
 
 class _Ticks(NamedTuple):

@@ -90,6 +90,7 @@ class TrtexecProgram:
         is_repeatable: bool,
         started_by: tuple[str, ...] = (),
         is_sampled: bool = False,
+        idle_s: float = 0.0,
     ) -> TrtexecRun:
         """Run trtexec on input files, and fetch the files `outputs` that it writes into folder `out`.
 
@@ -104,6 +105,7 @@ class TrtexecProgram:
             is_repeatable=is_repeatable,
             started_by=started_by,
             is_sampled=is_sampled,
+            idle_s=idle_s,
         )
         with ran as run:
             return run
@@ -122,6 +124,7 @@ class TrtexecProgram:
         log: Path | None = None,
         carries: Mapping[str, str] | None = None,
         is_sampled: bool = False,
+        idle_s: float = 0.0,
     ) -> Iterator[TrtexecRun]:
         """A run of trtexec on input files, with the files `outputs` that it has written in folder `out`.
 
@@ -134,6 +137,7 @@ class TrtexecProgram:
                 what trtexec prints comes back.
             carries: files that stay on the machine from one run to the next: see `Job`.
             is_sampled: whether the state of the machine is sampled meanwhile, into the file TELEMETRY.
+            idle_s: `MeasurePlan.idle_s` of a run that is sampled.
 
         Raises:
             TargetError: the run fails, lacks memory, or takes too long; or trtexec or the engine is of another TensorRT
@@ -144,7 +148,7 @@ class TrtexecProgram:
         if log is not None:
             command, fetches = (*INTO_LOG, *command), {**outputs, LOG: LARGEST_LOG}
         job = Job({**self.shipped, **files}, command, {}, limit_s, is_repeatable, fetches, carries or {})
-        job = sampled(job, self.connection.python) if is_sampled else job
+        job = sampled(job, self.connection.python, idle_s, "gpu") if is_sampled else job
         with self.connection.locked(), ended_job(self.connection, job, out) as ended:
             finished = ended.finished
             text = log_of((finished.stdout, finished.stderr)) if log is None else _kept_log(finished, log)

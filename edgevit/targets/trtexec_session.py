@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
-from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak, drifted
+from edgevit.profiling.loop import Soak
+from edgevit.profiling.measure import Label, conditions_of_soak, disturbed_runs, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
@@ -93,8 +93,10 @@ class TrtexecSession(Session):
 
     def measure(self, plan: MeasurePlan) -> Measurement:
         self.check_plan(plan)
-        soaked = soak_in_runs(partial(self._load, plan), plan.soak_s) if plan.soak_s else None
-        timed = self._timed(plan)
+        soaked, idle = self._soaked(plan) if plan.soak_s else (None, None)
+        timed = self._timed(plan if soaked is None else replace(plan, idle_s=0))
+        if timed.telemetry and soaked is not None:
+            timed = timed._replace(telemetry=replace(timed.telemetry, idle=idle))
         conditions = {
             **self._conditions(timed.run, timed.times),
             "trtexec": list(timed.arguments),
@@ -102,7 +104,8 @@ class TrtexecSession(Session):
             **conditions_of_soak(soaked),
             **conditions_of_telemetry(timed.telemetry),
         }
-        return self._measurement(plan, timed.times, timed.telemetry, conditions, doubts_of_soak(soaked))
+        label, doubts = self.trtexec.label, doubts_of_soak(soaked)
+        return measurement_of(plan, timed.times, timed.telemetry, label, conditions, doubts)
 
     def layers(self, plan: MeasurePlan) -> LayerTimes:
         """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
@@ -117,7 +120,7 @@ class TrtexecSession(Session):
             content = sampled_content(run.files)
         # The profiler's runs follow those of the plan, and last as long.
         telemetry = telemetry_in(content, PROFILE, 2 * times.seconds, self.trtexec.total_rails)
-        engine = self._measurement(plan, times, telemetry, {})
+        engine = measurement_of(plan, times, telemetry, self.trtexec.label)
         of_engine = (engine.percentile_ms(50), where, engine.label, engine.warnings, engine.invalid)
         return LayerTimes(layers, runs, plan.batch_size, *of_engine)
 
@@ -144,18 +147,13 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
-
-    def _measurement(
-        self,
-        plan: MeasurePlan,
-        times: Times,
-        telemetry: Telemetry | None,
-        conditions: Json,
-        further_doubts: tuple[str, ...] = (),
-    ) -> Measurement:
-        doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
-        disturbed = drifted(times.compute)
-        return Measurement(times.compute, plan, conditions, self.trtexec.label, doubts, telemetry, "gpu", disturbed)
+        if plan.rate_hz:
+            raise TargetError(
+                "trtexec runs an engine again as soon as it has ended: it knows no rate",
+                where=self.trtexec.where,
+                got=f"{plan.rate_hz:g} frames a second",
+                next="leave the rate out; the ONNX file can be timed at a rate, in ONNX Runtime",
+            )
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""
@@ -163,11 +161,22 @@ class TrtexecSession(Session):
         limit_s = RUN_S + plan.warmup_s + plan.duration_s
         images, fetches = random_images(self.spec, plan.batch_size), {TIMES: largest_times(plan)}
         with TemporaryDirectory() as folder:
-            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False)
+            run = self._run(arguments, images, Path(folder), limit_s, fetches, is_repeatable=False, idle_s=plan.idle_s)
             times = times_in(self.trtexec.content(run, TIMES), plan.min_runs, self.trtexec.where)
             content = sampled_content(run.files)
         telemetry = telemetry_in(content, TIMES, times.seconds, self.trtexec.total_rails)
         return _Timed(run, arguments, times, telemetry)
+
+    def _soaked(self, plan: MeasurePlan) -> tuple[Soak, Telemetry | None]:
+        """A soak, and the machine at rest before it."""
+        loads: list[Telemetry | None] = []
+
+        def load(seconds: float) -> Telemetry | None:
+            loads.append(self._load(replace(plan, idle_s=0) if loads else plan, seconds))
+            return loads[-1]
+
+        soaked = soak_in_runs(load, plan.soak_s)
+        return soaked, loads[0].idle if loads and loads[0] else None
 
     def _load(self, plan: MeasurePlan, seconds: float) -> Telemetry | None:
         """Run the engine for some seconds. Returns the state of the machine meanwhile."""
@@ -197,6 +206,7 @@ class TrtexecSession(Session):
         fetches: Mapping[str, int],
         *,
         is_repeatable: bool,
+        idle_s: float = 0.0,
     ) -> TrtexecRun:
         source = folder / INPUT
         source.write_bytes(np.ascontiguousarray(batch).tobytes())
@@ -209,6 +219,7 @@ class TrtexecSession(Session):
             outputs=fetches,
             is_repeatable=is_repeatable,
             is_sampled=not is_repeatable,  # a timing
+            idle_s=idle_s,
         )
 
     def _conditions(self, run: TrtexecRun, times: Times) -> Json:
@@ -231,3 +242,26 @@ def input_of(spec: IOSpec) -> Input:
     """The input of a model for trtexec."""
     image = spec.inputs[0]
     return Input(image.name, tuple(int(size) for size in image.shape[1:]))
+
+
+def measurement_of(
+    plan: MeasurePlan,
+    times: Times,
+    telemetry: Telemetry | None,
+    label: Label,
+    conditions: Json | None = None,
+    further_doubts: tuple[str, ...] = (),
+) -> Measurement:
+    """The compute times of an engine on the GPU, with the state of the machine meanwhile."""
+    doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
+    return Measurement(
+        times.compute,
+        plan,
+        conditions or {},
+        label,
+        doubts,
+        telemetry,
+        "gpu",
+        disturbed=disturbed_runs(times.compute, plan),
+        seconds=times.seconds,
+    )

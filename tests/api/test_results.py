@@ -63,6 +63,34 @@ def test_one_episode_has_no_interval(checkpoint: edgevit.Model) -> None:
     assert "95% interval –" in str(evaluation)
 
 
+def test_heads_on_features_are_printed_with_their_labels(checkpoint: edgevit.Model) -> None:
+    options = {"neighbors": [1, 3], "label_shares": [1, 0.5], "draws": 2}
+    evaluation = edgevit.evaluate(checkpoint, DigitImages(), support=DigitImages(), protocol="knn", **options)
+    assert isinstance(evaluation, edgevit.FeatureEvaluation)
+    whole, *others = evaluation.heads
+    assert (whole["head"], whole["draws"]) == ("kNN, k 1, τ 0.07", 1)
+    assert whole["top1"]["value"] == 1  # each image is its own nearest neighbor
+    assert [row["label_share"] for row in others] == [1, 0.5, 0.5]
+    assert "kNN, k 1, τ 0.07" in str(evaluation)
+    assert f"{evaluation.constant_guess:.2%}" in str(evaluation)
+    assert "RankMe" in str(evaluation)
+    assert evaluation.features is not None
+    assert evaluation.features["rankme"] >= 1
+    assert repr(evaluation) == "<edgevit.FeatureEvaluation 4 heads>"
+    assert evaluation._repr_html_().count("<tr>") == 1 + 4 + 1
+
+
+def test_a_linear_head_has_no_measures_of_features(onnx: edgevit.Model) -> None:
+    evaluation = edgevit.evaluate(onnx, DigitImages(), support=DigitImages(), protocol="linear")
+    assert [head["head"] for head in evaluation.heads] == ["linear"]
+    assert evaluation.features is None
+
+
+def test_heads_need_a_support(checkpoint: edgevit.Model) -> None:
+    with pytest.raises(edgevit.EdgevitError, match="needs 'support'"):
+        edgevit.evaluate(checkpoint, DigitImages(), protocol="knn")
+
+
 def test_latencies_and_comparisons_have_a_short_repr(onnx: edgevit.Model) -> None:
     latency = edgevit.profile(onnx, **ONE_RUN)
     assert repr(latency) == f"<edgevit.Latency {latency}>"

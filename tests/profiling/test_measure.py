@@ -47,6 +47,9 @@ class FakeClock:
         self.timed.append((self.now - before) * 1e3)
         return self.timed[-1]
 
+    def wait_until(self, time_s: float) -> None:
+        self.now = max(self.now, time_s)
+
     def work(self, *runs_ms: float) -> Callable[[], None]:
         """Work that takes each of these times in turn, over and over."""
         turns = iter(range(10**9))
@@ -121,6 +124,9 @@ class CountingMeter:
 
     def __init__(self, clock: FakeClock, disturbed: Iterator[bool]) -> None:
         self.clock, self.disturbed, self.runs = clock, disturbed, list[int]()
+
+    def rest(self, plan: MeasurePlan) -> None:
+        assert not self.clock.timed or self.runs, "the machine rests before the first warm-up"
 
     def start(self, plan: MeasurePlan) -> None:
         self.runs.append(-len(self.clock.timed))

@@ -20,6 +20,7 @@ from edgevit.store import Store, dotted, ingredients
 
 DIGITS = tuple("0123456789")
 SPEC = Preprocess(height=32, width=32)
+BESIDE = ("start", "parts_ms", "cpus_used", "energy_mj", "no_energy")  # in the metrics of a latency
 
 
 @dataclass
@@ -143,7 +144,7 @@ class MeasuredRun:
                 "precision": self.made[model].metrics.get("precision", "float32"),
                 "threads": conditions.get("threads", 1),
                 "batch_size": 1,
-                **{name: conditions[name] for name in ("start", "parts_ms", "cpus_used") if name in conditions},
+                **{name: conditions[name] for name in BESIDE if name in conditions},
             }
             return Contents("latency", metrics=metrics)
 

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from edgevit.configs import Budget
 from edgevit.errors import ArtifactError
+from edgevit.profiling.energy import EnergyRecord
 from edgevit.provenance import WEIGHTS_FROM
 from edgevit.report import summary
 from edgevit.report.build import report_json, write_report
@@ -305,3 +306,38 @@ def test_what_was_measured_beside_the_latency_stands_in_the_report(run: Measured
     page = (out / "report.html").read_text()
     assert f'<strong class="no">Invalid:</strong> {invalid[0]}.' in page
     assert json.loads((out / "report.json").read_text())["latency_facts"] == []
+
+
+def test_energies_stand_in_the_tables_and_the_budget(run: MeasuredRun, tmp_path: Path):
+    energy = EnergyRecord(32.34, 31.9, 32.78, 12.479, 6.0107, 11, "CPU package (RAPL)", "measured")
+    more = EnergyRecord(64.0, 63.0, 65.0, 12.9, 6.0107, 11, "CPU package (RAPL)", "measured", invalid=("busy at rest",))
+    run.latency("engine_energy", "engine", 5.4, energy_mj=energy.numbers(), duration_s=11)
+    run.latency("onnx_energy", "onnx", 9.9, energy_mj=more.numbers(), duration_s=12)
+    run.latency("no_energy", "engine", 5.5, energy_mj=None, no_energy="a virtual machine has none", duration_s=13)
+    names = ("accuracy", "onnx_energy", "engine_energy")
+    report = json.loads((written(run, tmp_path, *names, energy_mj=32.5) / "report.json").read_text())
+    (limit,) = report["verdict"]["limits"]
+    assert (limit["value"], limit["low"], limit["high"], limit["met"]) == (32.34, 31.9, 32.78, True)
+    (reason,) = report["verdict"]["reasons"]
+    assert reason == (
+        "Energy: 32.3 mJ for an image (95% interval 31.9 to 32.8), within the limit of 32.5 mJ. "
+        "The limit lies inside the 95% interval."
+    )
+    by_model = {variant["model"]: variant["energy_mj"] for variant in report["variants"]}
+    assert by_model["engine"] == energy.numbers()
+    page = html.unescape((tmp_path / "report.html").read_text())
+    row = '<th scope="row">engine</th><td class="number">32.3 mJ</td><td class="number">31.9 to 32.8</td>'
+    assert row in page
+    assert "Energy and power are of: CPU package (RAPL)." in page
+    assert "6.01 W at rest: CPU package (RAPL)." in page
+    assert "64.0 mJ invalid</td>" in page
+    assert "32.3 mJ" in (tmp_path / "report.md").read_text()
+    for name, why in (
+        ("onnx_energy", "invalid: busy at rest"),
+        ("no_energy", "not measured: a virtual machine has none"),
+    ):
+        content = report_json(lineup(run.of(name)), Budget(energy_mj=100), "energies")
+        (reason,) = content["verdict"]["reasons"]
+        assert why in reason
+        assert content["verdict"]["meets_budget"] is None
+    assert "Energy for an image" not in (written(run, tmp_path) / "report.html").read_text()

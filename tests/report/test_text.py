@@ -4,9 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
 from edgevit.profiling.loop import Start
-from edgevit.report.text import count, latency_cell, latency_facts, latency_sentence, median_cell, significant, size
+from edgevit.report.text import (
+    count,
+    energy_cell,
+    energy_sentence,
+    latency_cell,
+    latency_facts,
+    latency_sentence,
+    median_cell,
+    significant,
+    size,
+)
 from edgevit.terminal import points
 
 
@@ -38,7 +49,11 @@ LATENCY = LatencyRecord(
 def test_a_latency_has_the_intervals_of_its_percentiles():
     said = "p50 3.14 ms (95% interval 3.1 to 3.2), p90 3.3 (3.25 to 3.36), p99 3.4"
     assert latency_sentence(LATENCY) == said
-    assert latency_facts(LATENCY) == [("Interval of p99", "too few runs: it needs 662 independent runs")]
+    ((label, dependent),) = latency_facts(LATENCY)
+    assert label == "Interval of p99"
+    assert dependent == "none: the 700 runs depend on each other, and count as fewer than 662 independent ones"
+    ((_, short),) = latency_facts(replace(LATENCY, n=661))
+    assert short == "none: 661 runs are too few, it needs 662"
 
 
 def test_a_replayed_latency_says_so():
@@ -60,6 +75,31 @@ def test_what_else_was_measured_is_a_list():
     assert facts["Memory"] == "at most 92.0 MiB in a process of its own, 50.0 MiB before the model was loaded"
     untold = replace(LATENCY, start=start._replace(own_bytes=None, peak_bytes=None))
     assert "Memory" not in dict(latency_facts(untold))
+
+
+ENERGY = EnergyRecord(32.34, 31.9, 32.78, 12.479, 6.0107, 11, "module (VDD_IN)", "measured")
+
+
+def test_an_energy_has_its_interval_its_boundary_and_its_label():
+    assert latency_facts(replace(LATENCY, energy=ENERGY))[1:] == [
+        ("Energy", "32.3 mJ for an image above rest (95% interval 31.9 to 32.8)"),
+        ("Power", "12.5 W during the runs, 6.01 W at rest: module (VDD_IN)"),
+    ]
+    replayed = replace(ENERGY, label="replayed")
+    assert energy_sentence(replayed) == f"replayed, not measured: {energy_sentence(ENERGY)}"
+    assert energy_cell(replayed.numbers()) == "32.3 mJ replayed"
+    assert (energy_cell(ENERGY.numbers()), energy_cell(None)) == ("32.3 mJ", "–")
+    untold = latency_facts(replace(LATENCY, energy=NoEnergy("a virtual machine has no energy counters")))
+    assert untold[1:] == [("Energy", "not measured: a virtual machine has no energy counters")]
+
+
+def test_an_invalid_energy_says_why_unless_the_latency_does():
+    busy, hot = "other programs worked at rest", "the machine throttled"
+    energy = replace(ENERGY, invalid=(hot, busy), warnings=("little power",))
+    facts = latency_facts(replace(LATENCY, invalid=(hot,), energy=energy))[1:]
+    assert facts[0][1].startswith("INVALID: 32.3 mJ")
+    assert facts[2:] == [("Energy is doubtful", "little power"), ("Energy is invalid", busy)]
+    assert energy_cell(energy.numbers()) == "32.3 mJ invalid"
 
 
 def test_counts():

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgevit.profiling import MeasurePlan
+from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.loop import STEADY_C_PER_MIN
 from edgevit.profiling.measure import Measurement
 from edgevit.profiling.telemetry import FEWEST, LOAD_NOT_SAMPLED, Series, Telemetry, Window
@@ -39,17 +40,17 @@ NANO = STANDINS["jetpack6-orin-nano"]
 RUN = "sleep 1; echo done > times.json; exit 3"
 
 
-def run(folder: Path, script: str = RUN, **variables: str) -> subprocess.CompletedProcess[bytes]:
+def run(folder: Path, script: str = RUN, idle_s: float = 0, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script under the sampler."""
-    command = [sys.executable, "-B", sampler.__file__, "sh", "-c", script]
+    command = [sys.executable, "-B", sampler.__file__, str(idle_s), "cpu", "sh", "-c", script]
     return subprocess.run(command, cwd=folder, env={**os.environ, **variables}, capture_output=True, check=False)
 
 
-def telemetry_of(standin: Standin, folder: Path, script: str = RUN) -> Telemetry:
+def telemetry_of(standin: Standin, folder: Path, script: str = RUN, idle_s: float = 0) -> Telemetry:
     """The telemetry of a script on a stand-in."""
     built = build(standin, folder / "board")
     (folder / "job").mkdir()
-    run(folder / "job", script, EDGEVIT_ROOT=str(built.root), PATH=f"{built.path}:/usr/bin:/bin")
+    run(folder / "job", script, idle_s, EDGEVIT_ROOT=str(built.root), PATH=f"{built.path}:/usr/bin:/bin")
     content = (folder / "job" / sampler.TELEMETRY).read_bytes()
     assert len(content) < 2**20
     telemetry = telemetry_in(content, "times.json", 1.0, ("VDD_IN",))
@@ -165,16 +166,25 @@ def test_a_long_run_keeps_samples_of_its_whole_length() -> None:
     kept = sampler.Thinned()
     for number in range(100_000):
         kept.add(number)
-    assert sampler.MOST_SAMPLES / 2 <= len(kept.items) <= sampler.MOST_SAMPLES
-    assert len(set(np.diff(kept.items))) == 1
-    assert kept.items[0] == 0
-    assert kept.items[-1] > 99_000
+    earlier, latest = kept.items[: -sampler.LATEST], kept.items[-sampler.LATEST :]
+    assert latest == list(range(100_000 - sampler.LATEST, 100_000))
+    assert sampler.MOST_SAMPLES / 2 <= len(earlier) <= sampler.MOST_SAMPLES
+    assert len(set(np.diff(earlier))) == 1
+    assert earlier[0] == 0
+    assert earlier[-1] > 99_000 - sampler.LATEST
+
+
+def test_a_short_run_keeps_every_sample() -> None:
+    kept = sampler.Thinned()
+    for number in range(sampler.MOST_SAMPLES + sampler.LATEST):
+        kept.add(number)
+    assert kept.items == list(range(sampler.MOST_SAMPLES + sampler.LATEST))
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("content")
-    telemetry_of(NANO, folder, "sleep 0.4")
+    telemetry_of(NANO, folder, "sleep 1.4", idle_s=1.2)
     return (folder / "job" / sampler.TELEMETRY).read_bytes()
 
 
@@ -188,6 +198,7 @@ def test_no_content_breaks_the_reader(content: bytes, data: st.DataObject) -> No
     if telemetry is not None:
         assert isinstance(measurement(telemetry).warnings, tuple)
         assert isinstance(measurement(telemetry).invalid, tuple)
+        assert isinstance(measurement(telemetry).energy, (EnergyRecord, NoEnergy))
         json.dumps(telemetry.summary())
 
 

@@ -19,22 +19,26 @@ from edgevit.artifacts import Artifact
 from edgevit.configs import Budget
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError, TargetError
-from edgevit.profiling import MeasurePlan
+from edgevit.profiling import Measurement, MeasurePlan
+from edgevit.profiling.energy import EnergyRecord, energy_in
+from edgevit.profiling.measure import Label
 from edgevit.recipe import load_recipe
 from edgevit.report import summary
 from edgevit.report.build import write_report
 from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.parity import ENGINE_DB
 from edgevit.targets import target_for, visits
+from edgevit.targets.agent.sampler import INTERVAL_S
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from edgevit.targets.trtexec_build import order_of_choice
+from edgevit.targets.trtexec_build import Build, order_of_choice
+from edgevit.targets.trtexec_program import TrtexecRun
 from tests.small_models import checkpoint, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.small_recipe import SMALL_STUDENT
 from tests.targets.ssh_host import SshHost, needs_sshd
 from tests.targets.standin import STANDINS, BuiltStandin, build
-from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling
+from tests.targets.standin.boards import TRTEXEC, Standin, heating, throttling, working
 from tests.targets.standin.trtexec.settings import Variant
 
 pytestmark = needs_sshd
@@ -325,9 +329,29 @@ def test_a_build_that_fails_leaves_the_others(board: Board) -> None:
     assert "launch failure" in engine.file("build-1.log").read_text()
 
 
-def test_the_fastest_of_several_builds_comes_first_unless_times_are_replayed() -> None:
-    assert order_of_choice([3.7, 3.1, 3.4], "measured") == [1, 2, 0]
-    assert order_of_choice([3.7, 3.1, 3.4], "replayed") == [0, 1, 2]
+@pytest.mark.parametrize(
+    ("label", "disturbed", "order"),
+    [("measured", (), [2, 3, 1]), ("measured", (2,), [3, 1, 2]), ("replayed", (), [1, 2, 3])],
+)
+def test_the_fastest_valid_one_of_several_builds_comes_first(
+    label: Label, disturbed: tuple[int, ...], order: list[int]
+) -> None:
+    plan, run = MeasurePlan(0, 1, 12), TrtexecRun({}, "", {}, lambda wanted, out: {})
+    builds = [
+        Build(number, run, Path("log"), Measurement(np.full(12, ms), plan, label=label, disturbed=why))
+        for number, ms in enumerate((3.7, 3.1, 3.4), 1)
+        for why in [("the GPU's clock fell",) if number in disturbed else ()]
+    ]
+    assert [build.number for build in order_of_choice(builds)] == order
+
+
+@pytest.mark.slow
+def test_the_timings_of_several_builds_carry_the_state_of_the_board(board: Board) -> None:
+    facts = compiled("engine-of-two-sampled", int8(), max_batch=19, builds=2).metrics["build"]
+    assert len(facts["invalid"]) == len(facts["warnings"]) == 2
+    for conditions in facts["conditions"]:
+        sensors = {(sensor["kind"], sensor["name"]) for sensor in conditions["telemetry"]["sensors"]}
+        assert {("power_mw", "total"), ("clock_mhz", "gpu")} <= sensors
 
 
 @pytest.mark.slow
@@ -401,7 +425,33 @@ def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) 
     board.play(NANO, change(STANDINS[NANO]))
     board.standin.take_time()
     name = f"latency-{change.__name__}"
-    return workbench().run("profile", name, model=engine.id, target="orin", duration_s=1.2, warmup_s=0.2, **fields)
+    return workbench().run(
+        "profile", name, model=engine.id, target="orin", **{"duration_s": 1.2, "warmup_s": 0.2, **fields}
+    )
+
+
+def test_the_energy_of_a_board_is_shown_and_judges_no_budget(board: Board, tmp_path: Path) -> None:
+    """5,971 mW at rest and 12,479 mW while the engine runs, as recorded; the power of a stand-in is replayed."""
+    latency = timed_on(board, working, idle_s=2.5, duration_s=3.0)
+    energy = energy_in(latency.metrics)
+    assert isinstance(energy, EnergyRecord), energy
+    assert (energy.idle_w, energy.power_w) == pytest.approx((5.971, 12.479), rel=0.05)
+    assert energy.boundary == "module (VDD_IN)"
+    recorded = json.loads(latency.file("latency.json").read_text())
+    start_s, end_s = recorded["conditions"]["telemetry"]["window_s"]
+    seconds = end_s + INTERVAL_S - start_s  # with the copies between the runs
+    assert energy.mj == pytest.approx(6508 * seconds / len(recorded["samples_ms"]), rel=0.1)
+    assert energy.label == "replayed"
+    report = write_report([latency], Budget(energy_mj=1000), "orin", tmp_path)
+    (limit,) = report["verdict"]["limits"]
+    assert (limit["name"], limit["met"], limit["value"]) == ("energy_mj", None, None)
+    assert "is replayed, so the limit of 1000 mJ cannot be judged" in report["verdict"]["reasons"][0]
+    assert dict(report["device"]["facts"])["Energy"].startswith("replayed, not measured: ")
+    page = (tmp_path / "report.html").read_text()
+    assert " mJ replayed</td>" in page
+    assert "This energy is replayed by a stand-in for orin. It was not measured." in page
+    assert "module (VDD_IN)" in page
+    assert " mJ replayed" in (tmp_path / "report.md").read_text()
 
 
 def test_a_latency_of_a_board_that_throttles_is_invalid(board: Board, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "distillation_accuracy_100_epochs": distillation.distillation_accuracy,
     "distillation_accuracy_100_epochs_further": distillation.distillation_accuracy,
     "distillation_speed": distillation.distillation_speed,
+    "energy_coverage": latency.energy_coverage,
     "enrollment": whole_path.enrollment,
     "first_commands": peers.first_commands,
     "foreign_pictures": few_shot.foreign_pictures,

@@ -1,6 +1,9 @@
 """The sampler: runs a program, and reads the state of the machine until the program has ended.
 
-It needs Python 3.8 or later and the standard library alone. edgevit starts `python -B sampler.py PROGRAM ARGUMENT...`.
+It needs Python 3.8 or later and the standard library alone. edgevit starts
+`python -B sampler.py IDLE_S PROCESSOR PROGRAM ARGUMENT...`. Where the machine tells power, the program starts after
+SETTLE_S and IDLE_S seconds in which the machine is read at rest; not if IDLE_S is 0. PROCESSOR is what runs the model,
+cpu or gpu: the driver of a GPU is asked for its energy only if it works.
 The program has the sampler's folder, stdin, stdout and stderr, and its exit status becomes the sampler's. Both are in
 one process group, which ends as a whole. After the program, telemetry.json holds
 
@@ -10,14 +13,19 @@ one process group, which ends as a whole. After the program, telemetry.json hold
     paths           the files that are read again and again
     samples         [time, processor time of the program and of the sampler in ticks, [text or null of each path]]
     lines           [time, a line of tegrastats]; empty where there is no tegrastats
+    denied          energy counters that are there and cannot be read
+    is_virtual      whether the machine is virtual, as far as its processors tell
     written         time of the last change of each file that the program wrote
+    idle            the machine at rest before the program, with all entries but `written`; null without
 
 Times are in seconds from the start of the program. The number and the length of samples and lines are limited: of a
-long run, every second, fourth, ... sample is kept.
+long run, every second, fourth, ... sample is kept, and all of its last minute, as what is counted ends a run.
 """
 
 from __future__ import annotations
 
+import collections
+import ctypes
 import glob
 import json
 import os
@@ -31,21 +39,28 @@ import time
 from typing import Any
 
 INTERVAL_S = 0.25  # chosen: four samples a second tell clocks and heat, and cost little
-MOST_SAMPLES = 2_000  # and as many lines
+MOST_SAMPLES = 2_000  # of a whole run, and as many lines
+LATEST = 240  # samples that are kept beside them, and lines
 MOST_FILES = 200
 MOST_POLICIES = 32  # groups of cores whose clocks are read
 LONGEST_TEXT = 512  # bytes of a file
 LONGEST_LINE = 4_096  # bytes of a line of tegrastats
 MOST_CHILDREN = 20  # of a process
 END_S = 2.0  # for tegrastats to end
+SETTLE_S = 1.0  # at rest, before idle power is measured. Chosen
 TELEMETRY = "telemetry.json"
 ROOT = "EDGEVIT_ROOT"  # a variable of a stand-in for a machine: the folder below which its files lie
 MORE_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
+# Energy counters of the CPU's packages and memory (RAPL). Those of intel-rapl-mmio count the same energy again.
+ENERGY = ("/sys/class/powercap/intel-rapl:*/energy_uj",)
+GPU_ENERGY = "nvml/{}/energy_mj"  # no file: the counter of an NVIDIA GPU
 # What makes a timing invalid comes first: files beyond MOST_FILES are left out.
 FIXED = (
     "/sys/class/hwmon/hwmon*/name",
     "/sys/class/hwmon/hwmon*/in[1-3]_label",
+    "/sys/class/powercap/intel-rapl:*/name",
+    "/sys/class/powercap/intel-rapl:*/max_energy_range_uj",
     "/sys/class/thermal/thermal_zone*/type",
     "/sys/class/devfreq/*/min_freq",
     "/sys/class/devfreq/*/max_freq",
@@ -57,6 +72,7 @@ SAMPLED = (
     "/sys/class/hwmon/hwmon*/oc[1-3]_event_cnt",
     "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count",
     "/sys/devices/platform/soc*/*firmware/get_throttled",  # Raspberry Pi
+    *ENERGY,
 )
 CLOCKS = (
     "/sys/class/devfreq/*/cur_freq",
@@ -65,24 +81,75 @@ CLOCKS = (
 )
 # Where tegrastats runs, it has already read these sensors, each of which costs some time.
 SAMPLED_WITHOUT_TEGRASTATS = ("/sys/class/thermal/thermal_zone*/temp",)
+POWERS = ("/energy_uj", "/energy_mj", "/power1_input", "/curr1_input")  # ends of paths
 RAILS = ("in[1-3]_input", "curr[1-3]_input", "power1_input")  # of power monitors whose name begins with `ina`
 
 
 class Thinned:
-    """A list of limited length. When it is full, every second item goes, and from then on fewer are added."""
+    """A list of limited length, with the latest items. When it is full, every second one of the others goes.
+
+    From then on, fewer items are added to the others.
+    """
 
     def __init__(self) -> None:
-        self.items: list[Any] = []
+        self._latest: collections.deque[Any] = collections.deque()
+        self._earlier: list[Any] = []
         self._every, self._seen = 1, 0
 
-    def add(self, item: Any, always: bool = False) -> None:
-        """Add an item, unless it is one of those that are left out."""
-        if always or self._seen % self._every == 0:
-            self.items.append(item)
+    @property
+    def items(self) -> list[Any]:
+        """The items that are kept, in their order."""
+        return [*self._earlier, *self._latest]
+
+    def add(self, item: Any) -> None:
+        """Add an item."""
+        self._latest.append(item)
+        if len(self._latest) <= LATEST:
+            return
+        earlier = self._latest.popleft()
+        if self._seen % self._every == 0:
+            self._earlier.append(earlier)
         self._seen += 1
-        if len(self.items) > MOST_SAMPLES:
-            del self.items[1::2]
+        if len(self._earlier) > MOST_SAMPLES:
+            del self._earlier[1::2]
             self._every *= 2
+
+
+class NvidiaCounters:
+    """The energy counters of the NVIDIA GPUs, in mJ since the driver was loaded; none where NVML tells none.
+
+    Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption (Volta and later).
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._gpus: dict[str, Any] = {}  # by GPU_ENERGY
+        count = ctypes.c_uint()
+        try:
+            if library.nvmlInit_v2() == 0 and library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0:
+                handles = {GPU_ENERGY.format(number): self._handle(number) for number in range(count.value)}
+                self._gpus = {path: gpu for path, gpu in handles.items() if self._energy_mj(gpu) is not None}
+        except AttributeError:  # an older driver has no such function
+            pass
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self._gpus)
+
+    def text(self, path: str) -> str | None:
+        """The counter as a file would hold it; None if it cannot be read now."""
+        energy_mj = self._energy_mj(self._gpus[path])
+        return None if energy_mj is None else str(energy_mj)
+
+    def _handle(self, number: int) -> Any:
+        gpu = ctypes.c_void_p()
+        self._library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(gpu))
+        return gpu
+
+    def _energy_mj(self, gpu: Any) -> int | None:
+        energy_mj = ctypes.c_ulonglong()
+        status = self._library.nvmlDeviceGetTotalEnergyConsumption(gpu, ctypes.byref(energy_mj))
+        return energy_mj.value if status == 0 else None
 
 
 class Sampler:
@@ -91,15 +158,19 @@ class Sampler:
     Args:
         program: the process whose processor time is no load of others.
         root: the folder below which the machine's files lie; empty for this machine's own.
+        processor: what runs the model, cpu or gpu.
     """
 
-    def __init__(self, program: int, began: float, root: str) -> None:
+    def __init__(self, program: int, began: float, root: str, processor: str = "cpu") -> None:
         self._program, self._began = program, began
         self._root, self._is_over = root, threading.Event()
         self._samples, self._lines = Thinned(), Thinned()
         self._cpu_s: list[float] = []  # of each sample, and of each line of tegrastats
         self._tegrastats = started_tegrastats()
-        self._paths = self._sampled()
+        # A Jetson's NVML tells no energy, and the files of a stand-in are not those of this machine.
+        asks_driver = processor == "gpu" and self._tegrastats is None and not root
+        self._gpus = nvidia_counters() if asks_driver else None
+        self._paths = [*self._sampled(), *(self._gpus.paths if self._gpus else ())]
         self._fixed = {path: text for path in self._matching(FIXED) for text in [self._text(path)] if text is not None}
         self._threads = [threading.Thread(target=self._watch, daemon=True)]
         if self._tegrastats is not None:
@@ -117,7 +188,7 @@ class Sampler:
             self._tegrastats.kill()
         for thread in self._threads:
             thread.join(END_S)
-        self._sample(always=True)
+        self._sample()
         if self._tegrastats is not None:
             self._tegrastats.wait()
         return {
@@ -127,7 +198,14 @@ class Sampler:
             "paths": self._paths,
             "samples": self._samples.items,
             "lines": self._lines.items,
+            "denied": [path for path in self._matching(ENERGY) if self._text(path) is None],
+            "is_virtual": self._is_virtual(),
         }
+
+    @property
+    def reads_power(self) -> bool:
+        """Whether some power or energy is read."""
+        return self._tegrastats is not None or any(path.endswith(POWERS) for path in self._paths)
 
     def written(self) -> dict[str, float]:
         """The time of the last change of each file in the current folder."""
@@ -151,12 +229,19 @@ class Sampler:
             self._lines.add([self._now(), line.decode("utf-8", "replace").rstrip("\n")])
             self._cpu_s.append(time.thread_time() - start_s)
 
-    def _sample(self, always: bool = False) -> None:
+    def _sample(self) -> None:
         start_s = time.thread_time()
         own = {self._program, *self._watching(), *family(os.getpid())}
         ticks = sum(map(ticks_of, own))
-        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]], always)
+        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]])
         self._cpu_s.append(time.thread_time() - start_s)
+
+    def _is_virtual(self) -> bool:
+        try:
+            with open(self._root + "/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+                return any(line.startswith("flags") and " hypervisor" in line for line in file)
+        except OSError:
+            return False
 
     def _watching(self) -> list[int]:
         return [] if self._tegrastats is None else [self._tegrastats.pid]
@@ -183,6 +268,8 @@ class Sampler:
 
     def _text(self, path: str) -> str | None:
         """The beginning of a file, of which the first line counts; None if it cannot be read."""
+        if self._gpus is not None and path in self._gpus.paths:
+            return self._gpus.text(path)
         try:
             file = os.open(self._root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -193,6 +280,26 @@ class Sampler:
             return None
         finally:
             os.close(file)
+
+
+def at_rest(idle_s: float, root: str, processor: str = "cpu") -> dict[str, Any] | None:
+    """The machine over `idle_s`, in which this process waits. None, at once, if it tells no power, or for 0 s."""
+    if idle_s <= 0:
+        return None
+    sampler = Sampler(os.getpid(), time.monotonic(), root, processor)
+    if sampler.reads_power:
+        time.sleep(SETTLE_S + idle_s)
+        return sampler.ended()
+    sampler.ended()
+    return None
+
+
+def nvidia_counters() -> NvidiaCounters | None:
+    """The energy counters of this machine's NVIDIA GPUs; None without a driver."""
+    try:
+        return NvidiaCounters(ctypes.CDLL("libnvidia-ml.so.1"))
+    except OSError:
+        return None
 
 
 def started_tegrastats() -> subprocess.Popen[bytes] | None:
@@ -213,12 +320,14 @@ def started_tegrastats() -> subprocess.Popen[bytes] | None:
 
 def family(process: int) -> list[int]:
     """A process and the processes that it and they have started, and that run; as far as the kernel tells."""
-    try:
-        with open(f"/proc/{process}/task/{process}/children", "rb") as file:
-            children = [int(child) for child in file.read(LONGEST_LINE).split()[:MOST_CHILDREN]]
-    except (OSError, ValueError):
-        children = []
-    return [process, *(other for child in children for other in family(child))]
+    children: list[int] = []
+    for thread in glob.glob(f"/proc/{process}/task/*/children")[:MOST_FILES]:
+        try:
+            with open(thread, "rb") as file:
+                children += [int(child) for child in file.read(LONGEST_LINE).split()]
+        except (OSError, ValueError):
+            continue
+    return [process, *(other for child in children[:MOST_CHILDREN] for other in family(child))]
 
 
 def ticks_of(process: int) -> int:
@@ -254,15 +363,16 @@ def end_like(status: int) -> None:
 
 def main() -> None:
     """Run the program that the arguments name."""
-    began = time.monotonic()
+    root, (idle_s, processor, *command) = os.environ.get(ROOT, ""), sys.argv[1:]
+    idle, began = at_rest(float(idle_s), root, processor), time.monotonic()
     try:
-        program = subprocess.Popen(sys.argv[1:])
+        program = subprocess.Popen(command)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
-    sampler = Sampler(program.pid, began, os.environ.get(ROOT, ""))
+        sys.exit(f"{command[0]}: {error.strerror}")
+    sampler = Sampler(program.pid, began, root, processor)
     status = program.wait()
     try:
-        content = json.dumps({**sampler.ended(), "written": sampler.written()})
+        content = json.dumps({**sampler.ended(), "written": sampler.written(), "idle": idle})
         with open(TELEMETRY, "w", encoding="ascii") as file:
             file.write(content)
     except OSError as error:  # such as a full disk: the program's own files count

@@ -28,6 +28,7 @@ class Standin:
         python: the Python that the board has.
         module: the version of its `tensorrt` module; None: not there.
         trtexec: what its trtexec is; None: it only answers --help, with its entry in `answers`.
+        loaded: the line that it prints while a timing takes its time; empty: the lines of `tegrastats`.
         counter: a file whose number rises with each line of tegrastats; None: no number rises.
     """
 
@@ -42,6 +43,7 @@ class Standin:
     packages: dict[str, str] = field(default_factory=dict)
     trtexec: TrtexecSettings | None = None
     counter: str | None = None
+    loaded: str = ""
 
 
 def heating(standin: Standin, step_c: float = 1.0, lines: int = 200) -> Standin:
@@ -57,6 +59,12 @@ def throttling(standin: Standin, slowed_mhz: int = 612) -> Standin:
     slowed = re.sub(r"GR3D_FREQ (\d*%?)@\[\d+", rf"GR3D_FREQ \1@[{slowed_mhz}", line)
     assert slowed != line
     return replace(standin, tegrastats=(line, slowed), counter=counters[0])
+
+
+def working(standin: Standin, power_mw: int = 12_479) -> Standin:
+    """The board, whose module takes more power while a model is timed; recorded in the same log."""
+    (line,) = standin.tegrastats
+    return replace(standin, loaded=re.sub(r"VDD_IN \d+mW/\d+mW", f"VDD_IN {power_mw}mW/{power_mw}mW", line))
 
 
 def _warmer(line: str, degrees: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.targets.standin.boards import Standin
-from tests.targets.standin.trtexec.settings import TAKES_TIME, TrtexecSettings, Variant
+from tests.targets.standin.trtexec.settings import LOADED, TAKES_TIME, TrtexecSettings, Variant
 
 INTERVAL_S = 0.1
 STATUS_OF_REFUSAL = 1
@@ -74,6 +74,9 @@ def _tegrastats(standin: Standin, root: Path) -> str:
         file = shlex.quote(str(root / standin.counter.lstrip("/")))
         rise = f"read count < {file}; echo $((count + 1)) > {file}.new; /bin/mv {file}.new {file}; "
     lines = "".join(f"{rise}echo {shlex.quote(line)}; /bin/sleep {INTERVAL_S}\n" for line in standin.tegrastats)
+    if standin.loaded:
+        file = shlex.quote(str(root / LOADED))
+        lines = f"if [ -e {file} ]; then echo {shlex.quote(standin.loaded)}; /bin/sleep {INTERVAL_S}; else\n{lines}fi\n"
     return f"while :; do\n{lines}done\n"
 
 

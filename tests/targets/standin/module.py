@@ -13,7 +13,7 @@ from tests.targets.standin.build import TESTS, BuiltStandin
 
 HERE = Path(__file__).parent
 GCC = shutil.which("gcc")
-needs_gcc = pytest.mark.skipif(GCC is None, reason="needs gcc, to compile a stand-in for CUDA's runtime")
+needs_gcc = pytest.mark.skipif(GCC is None, reason="needs gcc, to compile stand-ins for NVIDIA's libraries")
 
 
 def module_of(standin: BuiltStandin) -> dict[str, str]:
@@ -38,4 +38,9 @@ def module_of(standin: BuiltStandin) -> dict[str, str]:
 
 
 def compile_cudart(library: Path) -> None:
-    subprocess.run([str(GCC), "-shared", "-fPIC", "-O1", "-o", library, HERE / "cudart.c"], check=True)
+    compile_library("cudart.c", library)
+
+
+def compile_library(source: str, library: Path) -> None:
+    """Compile a C file of this folder."""
+    subprocess.run([str(GCC), "-shared", "-fPIC", "-O1", "-o", library, HERE / source], check=True)
