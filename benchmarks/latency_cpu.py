@@ -22,10 +22,17 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.common import publish
-from edgevit.actions.calibrate_device import PRECISIONS, MeasuredUnits, measured_models, spread_models
+from edgevit.actions.calibrate_device import PRECISIONS, measured_models, spread_models
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
-from edgevit.latency_model.unit_costs import fitted_costs, interval_factor, left_out_ms, parts_ms
+from edgevit.latency_model.unit_costs import (
+    MeasuredUnits,
+    fitted_costs,
+    fitted_int8_costs,
+    interval_factor,
+    left_out_ms,
+    predicted_ms,
+)
 from edgevit.models import catalogue
 from edgevit.progress import PlainProgress
 
@@ -33,7 +40,6 @@ RUNTIMES = ("onnxruntime", "openvino")
 LEVEL = 0.9
 
 Rows = Sequence[MeasuredUnits]
-Predictor = Callable[[Rows, Rows], list[float]]  # of the models to predict by those to fit, in ms
 
 
 def main() -> None:
@@ -45,30 +51,51 @@ def main() -> None:
     results: dict[str, Any] = {}
     for runtime in asked.runtimes:
         measured = measured_models(LOCAL_CPU, runtime, 1, PRECISIONS, names, context)
-        results |= {f"{runtime}_{precision}": _result(rows) for precision, rows in measured.items()}
+        for precision, rows in measured.items():
+            floats = measured["float32"] if precision == "int8" else None
+            results[f"{runtime}_{precision}"] = _result(rows, floats)
         publish("latency_cpu", results)
 
 
-def _result(rows: Rows) -> dict[str, Any]:
-    """The errors of the predictions of both halves, by predictor, with the raw rows."""
-    halves = rows[::2], rows[1::2]
-    predicted = {
-        name: [*predict(halves[0], halves[1]), *predict(halves[1], halves[0])] for name, predict in PREDICTORS.items()
-    }
+def _result(rows: Rows, floats: Rows | None) -> dict[str, Any]:
+    """The errors of the predictions of both halves, by predictor, with the raw rows.
+
+    Args:
+        floats: for INT8, the models in float32; None for float32.
+    """
+    halves = [[row for row in rows if _place(row) % 2 == half] for half in (0, 1)]
     held_out = [*halves[1], *halves[0]]
+    predicted = {
+        "macs_alone": _by_one_number(halves, lambda name: _entry(name).macs),
+        "parameters_alone": _by_one_number(halves, lambda name: _entry(name).params),
+        "unit_costs": [],
+    }
+    factors: list[float] = []
+    for seen, asked in (halves, halves[::-1]):
+        names = {row.name for row in seen}
+        known = None if floats is None else [row for row in floats if row.name in names]
+        costs = fitted_costs(seen) if known is None else fitted_int8_costs(seen, known)
+        predicted["unit_costs"] += [predicted_ms(row.units, costs) for row in asked]
+        ratios = [ms / row.p50_ms for ms, row in zip(left_out_ms(seen, known), seen, strict=True)]
+        factors += [interval_factor(ratios, LEVEL)] * len(asked)
     covered = [
         1 / factor <= ms / row.p50_ms <= factor
-        for row, ms, factor in zip(held_out, predicted["unit_costs"], _factors(halves), strict=True)
+        for row, ms, factor in zip(held_out, predicted["unit_costs"], factors, strict=True)
     ]
     return {
         "models": len(rows),
         "errors": {name: _errors(held_out, values) for name, values in predicted.items()},
         "coverage_of_90": statistics.mean(covered),
+        "factors_of_90": sorted(set(factors)),
         "rows": [
-            {"model": row.name, "p50_ms": row.p50_ms, **{name: values[place] for name, values in predicted.items()}}
+            {
+                "model": row.name,
+                "p50_ms": row.p50_ms,
+                **{name: values[place] for name, values in predicted.items()},
+                "units": row.units.tolist(),
+            }
             for place, row in enumerate(held_out)
         ],
-        "costs_ns": fitted_costs(_units(rows), _times(rows)),
     }
 
 
@@ -82,43 +109,21 @@ def _errors(rows: Rows, predicted_ms: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _factors(halves: tuple[Rows, Rows]) -> list[float]:
-    """The factor of the 90% interval of each held-out model, from the left-out models of the half that predicts it."""
-    factors = []
-    for fitted, asked in (halves, halves[::-1]):
-        ratios = [ms / row.p50_ms for ms, row in zip(left_out_ms(_units(fitted), _times(fitted)), fitted, strict=True)]
-        factors += [interval_factor(ratios, LEVEL)] * len(asked)
-    return factors
+def _by_one_number(halves: Sequence[Rows], of: Callable[[str], int]) -> list[float]:
+    """By one cost for a number of a model: its geometric mean over the half that is seen."""
+    predicted = []
+    for seen, asked in (halves, halves[::-1]):
+        cost = math.exp(statistics.mean(math.log(row.p50_ms / of(row.name)) for row in seen))
+        predicted += [cost * of(row.name) for row in asked]
+    return predicted
 
 
-def _by_unit_costs(fitted: Rows, asked: Rows) -> list[float]:
-    costs = fitted_costs(_units(fitted), _times(fitted))
-    return [sum(parts_ms(row.units, costs).values()) for row in asked]
-
-
-def _by_one_number(of: Callable[[str], int]) -> Predictor:
-    """One cost for a number of a model, the geometric mean over the fitted models."""
-
-    def predict(fitted: Rows, asked: Rows) -> list[float]:
-        cost = math.exp(statistics.mean(math.log(row.p50_ms / of(row.name)) for row in fitted))
-        return [cost * of(row.name) for row in asked]
-
-    return predict
+def _place(row: MeasuredUnits) -> int:
+    return catalogue.read().index(_entry(row.name))
 
 
 def _entry(name: str) -> catalogue.Entry:
     return next(entry for entry in catalogue.read() if entry.name == name.split(" ")[0])
-
-
-PREDICTORS: dict[str, Predictor] = {
-    "unit_costs": _by_unit_costs,
-    "macs_alone": _by_one_number(lambda name: _entry(name).macs),
-    "parameters_alone": _by_one_number(lambda name: _entry(name).params),
-}
-
-
-def _units(rows: Rows) -> np.ndarray[Any, Any]:
-    return np.array([row.units for row in rows])
 
 
 def _times(rows: Rows) -> list[float]:

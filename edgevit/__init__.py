@@ -20,6 +20,7 @@ from edgevit.version import __version__
 if TYPE_CHECKING:
     from edgevit.actions.compare_models import ModelComparison
     from edgevit.actions.first_difference import Difference
+    from edgevit.actions.select_student import SelectedStudent
     from edgevit.api.functions import (
         bundle,
         compare,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         profile,
         quantize,
         run,
+        select,
     )
     from edgevit.api.model import Model, Prediction
     from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Report, Run
@@ -54,6 +56,7 @@ __all__ = [
     "Prediction",
     "Report",
     "Run",
+    "SelectedStudent",
     "TimedModel",
     "__version__",
     "bundle",
@@ -69,6 +72,7 @@ __all__ = [
     "profile",
     "quantize",
     "run",
+    "select",
 ]
 
 # OpenMP threads that spin for long while they wait starve each other where other work shares the cores: training was
@@ -79,12 +83,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 _HOMES = {
     "edgevit.api.functions": (
         "bundle", "compare", "compile", "estimate", "evaluate", "export", "first_difference", "layer_times", "load",
-        "profile", "quantize", "run",
+        "profile", "quantize", "run", "select",
     ),
     "edgevit.api.model": ("Model", "Prediction"),
     "edgevit.api.results": ("Evaluation", "FeatureEvaluation", "FewShotEvaluation", "Latency", "Report", "Run"),
     "edgevit.actions.compare_models": ("ModelComparison",),
     "edgevit.actions.first_difference": ("Difference",),
+    "edgevit.actions.select_student": ("SelectedStudent",),
     "edgevit.checking.timed_layers": ("TimedModel",),
     "edgevit.errors": ("EdgevitError",),
     "edgevit.evaluation.mask_overlap": ("mask_overlap",),

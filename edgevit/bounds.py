@@ -77,6 +77,7 @@ DEGREES = Range(0, 360)
 HUE = Range(0, 0.5)  # half of the color circle
 MASKED = Range(0, 1, high_is_in=False)  # of the patches of an image
 DECODER_WIDTH = Range(32, 8192)
+PUZZLE_GRID = Range(2, 3)  # rows and columns of tiles
 DECIBELS = Range(-1000, 1000)
 MEASURED_S = Range(0.001, 86_400)
 COMPARED_S = 6.0  # the default of `compare`, on the command line and in Python
@@ -101,6 +102,8 @@ VIEWS = Range(0, 1000)  # of an image
 SEVERITY = Range(1, 5)
 BUILDER_LEVEL = Range(0, 5)
 BUILDS = Range(1, 20)  # of one engine
+STARTS = Range(1, 100)  # of a model that is measured
+RATE_HZ = Range(0.01, 1e5)  # frames a second
 OPSET = Range(17, 23)
 SEED = Range(0, 2**31 - 1)  # scikit-learn takes 32 bits, and cross-validation counts up from a seed
 STEPS = Range(20, 1_000_000)

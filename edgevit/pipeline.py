@@ -115,10 +115,16 @@ def _lost_with(id: str, recipe: Recipe, lost: Mapping[str, str], error: Diverged
 def make(
     config: Stage, inputs: Mapping[str, Artifact], store: Store, context: Context, title: str = "", again: bool = False
 ) -> Artifact:
-    """The artifact of one stage: taken from the store, or made and stored."""
+    """The artifact of one stage: taken from the store, or made and stored.
+
+    Raises:
+        Diverged: its training diverges, or it did in an earlier run.
+    """
     parts = ingredients_of(config, inputs, context)
     artifact = None if again else store.find(store.key(parts), context.progress.say)
     if artifact is None:
+        if not again:
+            store.raise_kept_divergence(store.key(parts), config.id)
         if title:
             context.progress.say(title)
         write = _writer(config, inputs, context, store.cache, parts)
@@ -170,6 +176,23 @@ def datasets_of(recipe: Recipe, base: Path, runs: Path, context: Context) -> dic
     for note in dict.fromkeys(notes):
         context.progress.say(f"note: {note}")
     return artifacts
+
+
+def is_being_made(recipe: Recipe, base: Path, runs: Path, context: Context, datasets: Mapping[str, Artifact]) -> bool:
+    """Whether another process makes the first stage of a recipe that is not finished.
+
+    Args:
+        datasets: the data sets and roles of the recipe by name.
+    """
+    store, done = Store(runs / ".store"), dict(datasets)
+    context = replace(context, budget=recipe.budget, recipe_name=recipe.name, folder=base)
+    for config in recipe.stages:
+        key = store.key(ingredients_of(config, resolve(config, done), context))
+        artifact = store.find(key)
+        if artifact is None:
+            return store.is_being_made(key)
+        done[config.id] = artifact
+    return False
 
 
 def finished(recipe: Recipe, runs: Path) -> dict[str, InputRef]:

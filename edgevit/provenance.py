@@ -20,6 +20,7 @@ from edgevit.configs.fields import Purpose, purpose_of
 from edgevit.configs.renamed import current_stage
 from edgevit.configs.runtimes import RUNTIMES, RuntimeInfo
 from edgevit.configs.training import Training
+from edgevit.errors import RecipeError
 from edgevit.version import __version__
 
 WEIGHTS_FROM = "weights_from"  # in provenance
@@ -143,6 +144,19 @@ def share_images(first: InputRef, second: InputRef) -> bool:
         return first.digest == second.digest
     is_whole = "" in (first_role, second_role) or first_role == second_role
     return is_whole or second_role in PARTS.get(first_role, ()) or first_role in PARTS.get(second_role, ())
+
+
+def check_classifier_fits(teacher: Artifact) -> None:
+    """Raise RecipeError if a teacher's logits mean nothing: its body was trained without its classifier."""
+    origin = teacher.manifest.provenance.get(WEIGHTS_FROM) or {}
+    if origin.get("body") == "trained" and origin.get("classifier") in ("random", "stale"):
+        raise RecipeError(
+            f"the logits of this teacher mean nothing: {untrained(teacher)}",
+            where=teacher.id,
+            got=f"a {origin['classifier']} classifier",
+            expected="a classifier that was trained on the features",
+            next="put fewshot or train after pretrain, or distill features: objectives: [{loss: features, …}]",
+        )
 
 
 def untrained(model: Artifact) -> str | None:

@@ -5,6 +5,7 @@
     <runs>/.store/tmp/<key>/                        being written
     <runs>/.store/work/<key>/                       survives a kill (last.pt); removed when published
     <runs>/.store/lock/<key>                        held while a key is being made
+    <runs>/.store/diverged/<key>.json               why the training of a key did not end
     <runs>/.store/cache/                            may be removed at any time (teacher outputs, embeddings)
 
 A key is the sha256 of all that decides a result: stage, version, configuration, content of the inputs, target.
@@ -15,6 +16,7 @@ A store may come from another user. Nothing is written through a symbolic link i
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -42,9 +44,11 @@ from edgevit.artifacts import (
 from edgevit.configs import Select, Stage, added_at_default, input_files, known_folders, references
 from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
-from edgevit.errors import ArtifactError, RecipeError
+from edgevit.errors import ArtifactError, Diverged, RecipeError
+from edgevit.terminal import printable_line
 
 CURRENT = "current"
+_KEPT_OF_DIVERGED = ("what", "where", "got", "next")
 
 
 def ingredients(
@@ -144,11 +148,20 @@ class Store:
         again: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> Artifact:
-        """Let `write(out, work)` fill a new folder, and publish it. Only one process makes a key; others wait."""
+        """Let `write(out, work)` fill a new folder, and publish it. Only one process makes a key; others wait.
+
+        A training that diverges is kept as such under its key: it would diverge again.
+
+        Raises:
+            Diverged: the training diverges, or it did before and `again` is false.
+        """
         key = self.key(parts)
         with self._locked(key, say):
-            if not again and (artifact := self.find(key)):
+            if again:
+                self._forget_divergence(key)
+            elif artifact := self.find(key):
                 return artifact  # another process made it while this one waited
+            self.raise_kept_divergence(key, config.id)
             shutil.rmtree(self.root / "tmp" / key, ignore_errors=True)
             out, work = self._folder("tmp", key), self._folder("work", key)
             self._folder(key)  # checked before the work
@@ -159,8 +172,43 @@ class Store:
                 artifact = self._publish(key, config, inputs, parts, contents, out)
             except OSError as error:
                 raise naming_the_full_disk(error, [self.root, *temporary_folders()]) from None
+            except Diverged as error:
+                self._keep_divergence(key, error)
+                raise
             shutil.rmtree(work, ignore_errors=True)
         return artifact
+
+    def is_being_made(self, key: str) -> bool:
+        """Whether a process is making this key now."""
+        file = self._folder("lock") / key
+        _check_no_link(file)
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def raise_kept_divergence(self, key: str, id: str) -> None:
+        """Raise Diverged, with the words of that time, if the training of this key diverged before."""
+        try:
+            kept = json.loads((self.root / "diverged" / f"{key}.json").read_text(encoding="utf-8"))
+            what, where, got, advice = (printable_line(kept[name]) for name in _KEPT_OF_DIVERGED)
+        except (OSError, ValueError, LookupError, TypeError):  # there is none, or it was cut off
+            return
+        again = f"--fresh {id} trains it again as it is"
+        raise Diverged(what, where=f"{where}, in an earlier run", got=got, next=f"{advice}; {again}")
+
+    def _keep_divergence(self, key: str, error: Diverged) -> None:
+        kept = {name: str(getattr(error, name)) for name in _KEPT_OF_DIVERGED}
+        write_synced(self._folder("diverged") / f"{key}.json", json.dumps(kept, indent=1).encode())
+
+    def _forget_divergence(self, key: str) -> None:
+        """Let a training that diverged begin again."""
+        file = self.root / "diverged" / f"{key}.json"
+        if file.is_file():
+            shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+            file.unlink()
 
     def _publish(
         self, key: str, config: Stage, inputs: Mapping[str, Artifact], parts: Json, contents: Contents, out: Path

@@ -80,6 +80,10 @@ def test_without_a_near_name_the_command_is_said(home: Path) -> None:
         ("{stage: profile, id: latency, model: student, target: board}", "no checkpoint runs"),
         ("{stage: evaluate, id: top1, model: student, data: digits.test, target: board}", "no checkpoint runs"),
         ("{stage: compile, id: engine, model: onnx, runtime: tensorrt}", "TensorRT does not run on a CPU"),
+        (
+            "{stage: prune, id: less, model: student, keep_latency: 0.5, score: magnitude, runtime: tensorrt}",
+            "TensorRT does not run on a CPU",
+        ),
         ("{stage: compile, id: engine, model: onnx, target: local-gpu}", "no compiled file for a GPU"),
         ("{stage: compile, id: engine, model: onnx, max_batch: 8}", "only with runtime: tensorrt"),
         (
@@ -237,13 +241,16 @@ def test_the_runtime_of_a_stage_on_a_target(home: Path, line: str, on_cpu: str |
     assert (stage.runtime_on("local-cpu"), stage.runtime_on("board")) == (on_cpu, on_board)
 
 
-def test_a_checkpoint_is_not_pruned_for_a_target_of_tensorrt(home: Path) -> None:
+def test_a_checkpoint_is_pruned_for_a_target_of_tensorrt_by_engines(home: Path) -> None:
     line = "{stage: prune, id: less, model: student, keep_latency: 0.7, data: digits.train, target: board}"
     path = recipe(home / "project", line)
     (home / "project" / "targets.yaml").write_text("board: {host: ssh://me@board.local, runtime: tensorrt}\n")
-    with pytest.raises(RecipeError, match="prune times models in ONNX Runtime") as caught:
+    with pytest.raises(RecipeError, match="would time models in ONNX Runtime, and 'board' is meant for Ten") as caught:
         load_recipe(path)
+    assert str(caught.value.expected).startswith("runtime: tensorrt")
     assert f"{path}:8" in str(caught.value)
+    path.write_text(path.read_text().replace("target: board}", "runtime: tensorrt, target: board}"))
+    assert load_recipe(path).stages[-1].runtime_on("board") == "tensorrt"
 
 
 @pytest.mark.parametrize("option", ["normalize", "embedding"])

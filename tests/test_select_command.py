@@ -5,30 +5,61 @@ Students are timed here only in the slow test: timings of a machine of known spe
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from edgevit.actions.init_recipe import Findings, InitOptions, look_at_folder
-from edgevit.actions.select_student import TrialOptions, _about, predictor, selected_by_prediction, trial_recipe
+import edgevit
+from edgevit.actions.init_recipe import (
+    Findings,
+    InitOptions,
+    in_project,
+    look_at_folder,
+    recipe_for_student,
+    with_labels_held_back,
+)
+from edgevit.actions.select_student import HELD_BACK, TrialOptions, _about, _compared, predictor, selected_by_prediction
+from edgevit.actions.short_trainings import (
+    TrialRunner,
+    TrialStages,
+    _free_first,
+    recipe_of_finalists,
+    train_in_rounds,
+    trial_stages,
+)
 from edgevit.actions.student_choice import ChosenStudent, WeightSources, architecture, students_within
 from edgevit.cli import app
-from edgevit.configs import Evaluate, Quantize, Select, Train
+from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
 from edgevit.context import Context
-from edgevit.errors import CheckFailed, DataError, RecipeError
+from edgevit.data import open_dataset
+from edgevit.errors import ArtifactError, CheckFailed, ConnectionLost, DataError, RecipeError, TargetError
 from edgevit.evaluation import AccuracyRecord
+from edgevit.models.creation import create_model
+from edgevit.pipeline import datasets_of, ingredients_of, resolve
 from edgevit.recipe import load_recipe
-from edgevit.selection.candidates import shortlist
+from edgevit.selection.candidates import Candidate, shortlist
 from edgevit.selection.choice import ROOM
+from edgevit.selection.halving import Round, rounds_of
 from edgevit.selection.records import Timing
+from edgevit.store import Store
 from tests.known_machine import keep_timings, machine
 from tests.said import Said
 from tests.test_files import photos
 
 OFFLINE = WeightSources(offline=True)
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_families() -> None:
@@ -43,31 +74,38 @@ def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_fam
     assert list(students_within(OFFLINE, machine(1), 3.0, None, 2)) == candidates[:2]
 
 
-def found_in(folder: Path) -> Findings:
-    given = InitOptions(folder, folder.parent / "new.yaml", latency_ms=3.0, size_mib=40.0, offline=True)
-    return look_at_folder(given, Context())
+def found_in(folder: Path, latency_ms: float = 3.0) -> Findings:
+    given = InitOptions(folder, folder.parent / "new.yaml", latency_ms=latency_ms, size_mib=40.0, offline=True)
+    return look_at_folder(given, in_project(given, Context()))
 
 
-@pytest.mark.parametrize("board", [None, "orin-nano-8gb"])
-def test_the_short_trainings_are_a_recipe_that_run_accepts(tmp_path: Path, board: str | None) -> None:
+def of_the_shortlist(count: int) -> dict[str, ChosenStudent]:
+    within = students_within(OFFLINE, machine(1), 3.0, None, count)
+    return {candidate.model: ChosenStudent(candidate, None, timing) for candidate, timing in within.items()}
+
+
+@pytest.mark.parametrize("on_target", [True, False])
+def test_the_short_trainings_are_a_recipe_that_run_accepts(tmp_path: Path, on_target: bool) -> None:
     found = found_in(photos(tmp_path / "photos", {"a": 60, "b": 60}))
-    students = {
-        candidate.model: ChosenStudent(candidate, None, timing)
-        for candidate, timing in students_within(OFFLINE, machine(1), 3.0, None, 3).items()
-    }
-    trials = TrialOptions(students=3, epochs=2, runs=tmp_path / "runs", board=board)
-    recipe = trial_recipe(found, students, trials, tmp_path)
+    students, rounds = of_the_shortlist(3), rounds_of(3, 6)
+    stages = trial_stages(found, students, rounds, on_target)
     file = tmp_path / "again.yaml"
     with file.open("w") as stream:
+        recipe = recipe_of_finalists(stages, tuple(students), found, on_target)
         YAML(typ="safe").dump(recipe.model_dump(mode="json", exclude_none=True), stream)
     again = load_recipe(file)
     trainings = [stage for stage in again.stages if isinstance(stage, Train)]
-    assert [stage.model for stage in trainings] == list(students)
-    assert {stage.epochs for stage in trainings} == {2}
+    assert [stage.model for stage in trainings if stage.model] == list(students)
+    for name in students:
+        first, second = (stage for stage in trainings if stage.id.endswith(f"/{name}"))
+        assert (first.epochs, second.epochs) == (2, 4)  # 6 in all
+        assert second.init == first.id
+        assert first.seed != second.seed
+        assert first.val == second.val == "photos.val"
     selects = [stage for stage in again.stages if isinstance(stage, Select)]
     evaluated = [stage for stage in again.stages if isinstance(stage, Evaluate)]
-    assert any(isinstance(stage, Quantize) for stage in again.stages) is (board is None)
-    if board is None:
+    assert any(isinstance(stage, Quantize) for stage in again.stages) is on_target
+    if on_target:
         (stage,) = selects
         assert stage.models == tuple(f"int8/{name}" for name in students)
         assert (stage.data, stage.latency_ms, evaluated) == ("photos.val", 3.0, [])
@@ -76,6 +114,116 @@ def test_the_short_trainings_are_a_recipe_that_run_accepts(tmp_path: Path, board
             (f"onnx/{name}", "photos.val") for name in students
         ]
         assert not selects
+
+
+TINY = {"lcnet_035": 64, "lcnet_050": 64, "mobilenetv3_small_050": 64}
+
+
+def tiny_trainings(folder: Path, wild: str | None = None) -> tuple[TrialStages, tuple[Round, ...], TrialRunner]:
+    """Three students in two rounds, of 1 and 2 epochs in all. A student may have a rate that makes it diverge."""
+    images = folder / "photos"
+    found = found_in(images if images.exists() else photos(images, {"a": 30, "b": 30}), latency_ms=1000)
+    students = {
+        name: ChosenStudent(Candidate(model=name, image_size=side, macs=1, expected_ms=1), None)
+        for name, side in TINY.items()
+    }
+    rounds = rounds_of(3, 2)
+    stages = trial_stages(found, students, rounds, on_target=True)
+    if wild is not None:
+        rates = {"optimizer": "sgd", "learning_rate": 1000.0, "weight_decay": 1e6, "warmup_fraction": 0.0}
+        trainings = tuple(stage.model_copy(update=rates) for stage in stages.rounds[wild])
+        stages = replace(stages, rounds={**stages.rounds, wild: trainings})
+    said = Context(progress=Said(), workers=0)
+    recipe = recipe_of_finalists(stages, tuple(TINY), found, on_target=True)
+    datasets = datasets_of(recipe, folder, folder / "runs", said)
+    return stages, rounds, TrialRunner(folder, folder / "runs", said, datasets)
+
+
+def lines_of(runner: TrialRunner) -> list[str]:
+    progress = runner.context.progress
+    assert isinstance(progress, Said)
+    return progress.lines
+
+
+def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twice(tmp_path: Path) -> None:
+    stages, rounds, runner = tiny_trainings(tmp_path)
+    trained = train_in_rounds(stages, rounds, runner)
+    assert [record["epochs"] for record in trained.rounds] == [1, 2]
+    first, second = (
+        {row["student"]: row["val_top1"] for row in record["students"] if row["goes_on"]} for record in trained.rounds
+    )
+    assert len(trained.rounds[0]["students"]) == 3
+    assert set(first) == set(second) == set(trained.finalists)
+    assert len(first) == 2
+    lines = lines_of(runner)
+    assert lines[0] == "round 1 of 2: 3 students to epoch 1"
+    assert any(line.endswith(", is out") for line in lines)
+    made = runner.run(stages.until(trained.finalists[0], 1))
+    assert made[f"student-2/{trained.finalists[0]}"].manifest.inputs["init"].digest == (
+        made[f"student-1/{trained.finalists[0]}"].digest
+    )
+    lines.clear()
+    assert train_in_rounds(stages, rounds, runner) == trained
+    assert not any("student-" in line for line in lines)  # no stage ran
+
+
+def test_a_killed_selection_goes_on_and_ends_as_one_that_was_not_killed(tmp_path: Path) -> None:
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    code = "import sys; from tests import test_select_command as t; t.train_tiny_students(sys.argv[1])"
+    finished = tmp_path / "killed" / "runs" / "photos-select" / "student-1" / next(iter(TINY))
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "killed"], cwd=ROOT) as process:
+        while not finished.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    stages, rounds, runner = tiny_trainings(tmp_path / "killed")
+    after_kill = train_in_rounds(stages, rounds, runner)
+    assert not any(f"student-1/{next(iter(TINY))}" in line for line in lines_of(runner))
+    assert after_kill == train_in_rounds(*tiny_trainings(tmp_path / "whole"))
+
+
+def train_tiny_students(folder: str) -> None:
+    train_in_rounds(*tiny_trainings(Path(folder)))
+
+
+def test_a_student_whose_training_diverges_drops_out_and_is_not_trained_again(tmp_path: Path) -> None:
+    stages, rounds, runner = tiny_trainings(tmp_path, wild="lcnet_050")
+    trained = train_in_rounds(stages, rounds, runner)
+    assert list(trained.dropped) == ["lcnet_050"]
+    assert "training diverged" in trained.dropped["lcnet_050"]
+    assert sorted(trained.finalists) == ["lcnet_035", "mobilenetv3_small_050"]
+    lines = lines_of(runner)
+    assert any(line.startswith("    lcnet_050 drops out: training diverged") for line in lines)
+    lines.clear()
+    assert train_in_rounds(stages, rounds, runner) == trained
+    assert not any("student-" in line for line in lines)  # no stage ran
+
+
+def test_a_second_process_takes_the_trainings_that_nobody_makes(tmp_path: Path) -> None:
+    """The first student is being made elsewhere: it comes last."""
+    stages, _, runner = tiny_trainings(tmp_path)
+    names = list(TINY)
+    recipe = stages.until(names[0], 0)
+    context = replace(runner.context, recipe_name=recipe.name, folder=runner.base)
+    (stage,) = recipe.stages
+    store = Store(runner.runs / ".store")
+    key = store.key(ingredients_of(stage, resolve(stage, runner.datasets), context))
+    assert not runner.is_being_made(recipe)
+    with held_elsewhere(store.root / "lock" / key):
+        assert runner.is_being_made(recipe)
+        assert list(_free_first(names, stages, 0, runner)) == [*names[1:], names[0]]
+    assert list(_free_first(names, stages, 0, runner)) == names
+
+
+@contextmanager
+def held_elsewhere(file: Path) -> Iterator[None]:
+    """Another process holds the lock."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield
+        process.communicate(b"\n")
 
 
 def test_for_a_board_the_predicted_latencies_decide_between_equal_students(tmp_path: Path) -> None:
@@ -91,7 +239,7 @@ def test_for_a_board_the_predicted_latencies_decide_between_equal_students(tmp_p
     assert said[2].startswith("    fast: top-1 100.0% (")
     assert "predicted p50 3 ms (2 to 4)" in said[2]
     wrong = AccuracyRecord(right.sample_ids, right.classes, labels, 1 - labels)
-    with pytest.raises(CheckFailed, match="no model meets the budget"):
+    with pytest.raises(CheckFailed, match="no model is shown to be better than a constant guess"):
         selected_by_prediction(dict.fromkeys(timings, wrong), timings, options)
 
 
@@ -124,9 +272,108 @@ def test_a_budget_that_no_student_meets_is_said_before_any_training(
     assert not (tmp_path / "new.yaml").exists()
 
 
-def test_few_images_leave_none_to_validate_on(tmp_path: Path) -> None:
+def test_python_selects_as_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that only the smallest student meets: nothing is trained."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
+    keep_timings(2)
+    folder, out, runs = photos(tmp_path / "photos", {"a": 60, "b": 60}), tmp_path / "new.yaml", tmp_path / "runs"
+    smallest = shortlist()[0]
+    limit_ms = 1.01 * machine(1)(smallest).p50_high_ms / ROOM
+    with pytest.raises(CheckFailed, match="can be met"):
+        edgevit.select(folder, 0.1, out, runs=runs, offline=True)
+    selected = edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
+    assert selected.student == smallest
+    assert (selected.selection, selected.rounds) == (None, ())
+    assert "the only one within the budget" in str(selected)
+    assert load_recipe(out).budget.latency_ms == pytest.approx(limit_ms)
+    assert not runs.exists()
+    with pytest.raises(ArtifactError, match="the path is already taken"):
+        edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
+    with pytest.raises(RecipeError, match="students"):
+        edgevit.select(folder, limit_ms, out, students=1, runs=runs, offline=True, overwrite=True)
+
+
+def test_folders_of_train_and_test_leave_no_images_to_validate_on(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        photos(tmp_path / "photos" / split, {"a": 12, "b": 12})
     with pytest.raises(DataError, match="no images to validate students on"):
-        select(photos(tmp_path / "photos", {"a": 12, "b": 12}), "--latency-ms", 3)
+        select(tmp_path / "photos", "--latency-ms", 3)
+
+
+def test_of_few_labels_some_are_held_back_to_compare_by(tmp_path: Path) -> None:
+    found = found_in(photos(tmp_path / "photos", {"a": 5, "b": 5}))
+    assert found.images.val is None
+    held_back = with_labels_held_back(found, HELD_BACK)
+    stages = trial_stages(held_back, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
+    roles = datasets_of(
+        recipe_of_finalists(stages, tuple(stages.rounds), held_back, True), tmp_path, tmp_path, Context()
+    )
+    support, val = (open_dataset(roles[f"photos.{role}"]) for role in ("support", "val"))
+    assert set(support.sample_ids).isdisjoint(val.sample_ids)
+    assert set(support.labels.tolist()) == set(val.labels.tolist()) == {0, 1}
+    enough = found_in(photos(tmp_path / "many", {"a": 60, "b": 60}))
+    assert with_labels_held_back(enough, HELD_BACK) is enough
+
+
+def few_labels(folder: Path) -> tuple[Findings, dict[str, ChosenStudent], Context]:
+    """Five labelled images of noise a class, twelve without labels, and a teacher with random weights."""
+    images = {"a": 5, "b": 5, "unlabelled": 12}
+    draw = np.random.default_rng(0)
+    for name, count in images.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(
+                folder / "photos" / name / f"{number}.png"
+            )
+    weights = folder / "resnet10t.safetensors"
+    save_file(create_model("resnet10t", 10).module.state_dict(), weights)
+    given = InitOptions(folder / "photos", folder / "new.yaml", latency_ms=1000, weights=weights, offline=True)
+    context = in_project(given, Context(progress=Said(), workers=0))
+    students = {
+        name: ChosenStudent(Candidate(model=name, image_size=64, macs=1, expected_ms=1), None, fast_in(2))
+        for name in ("lcnet_050", "lcnet_035")
+    }
+    return look_at_folder(given, context), students, context
+
+
+def test_with_few_labels_students_learn_from_the_few_shot_teacher_as_in_the_recipe(tmp_path: Path) -> None:
+    found, students, context = few_labels(tmp_path)
+    stages = trial_stages(with_labels_held_back(found, HELD_BACK), students, rounds_of(2, 1), on_target=True)
+    assert [stage.name() for stage in stages.teacher] == ["load", "fewshot"]
+    (trial,) = stages.rounds["lcnet_050"]
+    (tmp_path / "new.yaml").write_text(recipe_for_student(found, students["lcnet_050"], context).text)
+    recipe = load_recipe(tmp_path / "new.yaml")
+    student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
+    assert isinstance(trial, Distill)
+    assert [stream.data for stream in student.streams] == ["photos.pool", "photos.support"]
+    assert (trial.streams, trial.objectives) == (student.streams, student.objectives)
+    assert recipe.datasets["photos"].splits.val == 0  # the recipe learns from every label
+    assert stages.recipe.datasets["photos"].splits.val == HELD_BACK
+
+
+@pytest.mark.slow
+def test_where_few_labels_show_nothing_the_most_capable_finalist_is_taken(tmp_path: Path) -> None:
+    found, students, context = few_labels(tmp_path)
+    trials = TrialOptions(epochs=1, runs=tmp_path / "runs")
+    compared = _compared(with_labels_held_back(found, HELD_BACK), students, trials, context)
+    assert compared.selection is None
+    assert compared.taken == "lcnet_050"
+    assert "so the most capable finalist is taken" in compared.lines[0]
+
+
+def test_a_target_of_the_projects_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", {"a": 60, "b": 60})
+    (tmp_path / "targets.yaml").write_text("bench-board: {host: ssh://nobody@127.0.0.1:1}\n")
+    with pytest.raises(ConnectionLost):  # it is known, and nothing answers there
+        select(folder, "--latency-ms", 3, "--target", "bench-board")
+    with pytest.raises(TargetError, match="no target 'bench'"):
+        select(folder, "--latency-ms", 3, "--target", "bench")
+    found = found_in(folder)
+    found = replace(found, options=replace(found.options, target="bench-board"))
+    stages = trial_stages(found, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
+    *_, last = recipe_of_finalists(stages, tuple(stages.rounds), found, on_target=True).stages
+    assert isinstance(last, Select)
+    assert last.target == "bench-board"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +409,9 @@ def test_students_train_and_the_recipe_of_one_is_written(tmp_path: Path, monkeyp
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     folder = photos(tmp_path / "photos", {"a": 60, "b": 60})
     said = select(folder, "--latency-ms", 1000, "--students", 2, "--epochs", 1)
-    assert "2 students train for 1 epoch each" in said
+    assert "round 1 of 1: 2 students to epoch 1" in said
     assert "selected: " in said
     assert "Pareto front after the short trainings" in said
     recipe = load_recipe(tmp_path / "new.yaml")
     assert recipe.budget.latency_ms == 1000
-    assert "selected of 2 after 1 epoch" in (tmp_path / "new.yaml").read_text()
+    assert "selected of 2 by short trainings of up to 1 epoch" in (tmp_path / "new.yaml").read_text()

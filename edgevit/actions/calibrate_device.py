@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,11 +19,11 @@ from edgevit.artifacts import sha256_of_file
 from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
 from edgevit.context import Context
-from edgevit.errors import ArtifactError, ModelRefused, RecipeError
+from edgevit.errors import ArtifactError, ModelRefused, RecipeError, TargetError
 from edgevit.graphs.files import read_onnx
 from edgevit.latency_model.calibration import FEWEST_MODELS, CalibratedForm, fitted_form
 from edgevit.latency_model.kernels import kernels_of
-from edgevit.latency_model.unit_costs import Floats, units_of
+from edgevit.latency_model.unit_costs import Floats, MeasuredUnits, units_of
 from edgevit.model_file import TargetInfo
 from edgevit.models import catalogue
 from edgevit.profiling import MeasurePlan
@@ -38,15 +38,6 @@ PLAN = MeasurePlan(warmup_s=0.3, most_warmup_s=3.0, duration_s=1.0, min_runs=20,
 RETRY_S = 10.0  # for which a disturbed measurement is repeated
 CLASSES = 1000
 PRECISIONS = ("float32", "int8")
-
-
-@dataclass(frozen=True)
-class MeasuredUnits:
-    """The latency of a model on a target, and its units."""
-
-    name: str
-    units: Floats
-    p50_ms: float
 
 
 def calibrated_forms(
@@ -66,7 +57,7 @@ def calibrated_forms(
         raise RecipeError("too few models to fit a prediction", got=len(models), expected=f"at least {FEWEST_MODELS}")
     info = target_for(target, context).describe(runtime)
     measured = measured_models(target, runtime, threads, precisions, models, context)
-    return [_fitted(runtime, precision, threads, info, measured[precision]) for precision in precisions]
+    return _fitted(runtime, threads, info, measured)
 
 
 def measured_models(
@@ -100,20 +91,27 @@ def forms_of_receipts(target: str, folder: Path) -> list[CalibratedForm]:
         ArtifactError: there are no receipts, or one is of another file or target, or invalid.
         TargetError: the times are replayed, or there are too few receipts.
     """
-    rows = defaultdict[tuple[str, str, int], list[MeasuredUnits]](list)
-    infos: dict[tuple[str, str, int], TargetInfo] = {}
+    rows = defaultdict[tuple[str, int], defaultdict[str, list[MeasuredUnits]]](lambda: defaultdict(list))
+    versions: dict[tuple[str, int], dict[str, str | None]] = {}
     for file in sorted(folder.glob("*.onnx")):
         receipt = Receipt.read(file.with_suffix(".json"))
         latency = _checked(receipt, file, target)
-        key = latency.runtime, latency.precision or "float32", latency.threads or 1
-        rows[key].append(MeasuredUnits(file.stem, _units(file), latency.p50_ms))
-        infos[key] = TargetInfo(
-            name=target, runtime=latency.runtime, versions=receipt.conditions.get("versions") or {}, hardware={}
-        )
+        key = latency.runtime, latency.threads or 1
+        rows[key][latency.precision or "float32"].append(MeasuredUnits(file.stem, _units(file), latency.p50_ms))
+        versions[key] = receipt.conditions.get("versions") or {}
     if not rows:
         expected = "NAME.onnx and NAME.json for each model"
         raise ArtifactError("there are no receipts in this folder", where=folder, expected=expected)
-    return [_fitted(*key, infos[key], measured) for key, measured in rows.items()]
+    return [
+        form
+        for (runtime, threads), measured in rows.items()
+        for form in _fitted(
+            runtime,
+            threads,
+            TargetInfo(name=target, runtime=runtime, versions=versions[runtime, threads], hardware={}),
+            measured,
+        )
+    ]
 
 
 def spread_models(count: int) -> list[str]:
@@ -127,7 +125,7 @@ def checked_precisions(names: Sequence[str], where: str) -> list[str]:
     """The precisions, each once. Raises RecipeError for one that is not measured."""
     for name in names:
         if name not in PRECISIONS:
-            what = "the catalogue's models are not measured in this precision"
+            what = "the catalog's models are not measured in this precision"
             raise RecipeError(what, where=where, got=name, expected=" or ".join(PRECISIONS))
     return list(dict.fromkeys(names))
 
@@ -141,7 +139,7 @@ def _measured(
     with TemporaryDirectory() as folder:
         for candidate in untrained_forms(student, runtime, precisions, Path(folder)):
             with on.open(candidate.artifact, SessionOptions(threads)) as session:
-                taken = valid_measurement(lambda session=session: session.measure(PLAN), RETRY_S, context.progress.say)
+                taken = valid_measurement(partial(session.measure, PLAN), RETRY_S, context.progress.say)
             check_is_measured(taken.label, "a calibration", "calibrate a target that measures")
             precision, p50_ms = candidate.weight_precision, taken.percentile_ms(50)
             if taken.invalid:
@@ -152,21 +150,26 @@ def _measured(
 
 
 def _units(file: Path) -> Floats:
-    return units_of(kernels_of(graph_of(for_batch_of(read_onnx(file), 1), file)).kernels)
+    return units_of(kernels_of(graph_of(for_batch_of(read_onnx(file), 1), file)))
 
 
 def _fitted(
-    runtime: str, precision: str, threads: int, info: TargetInfo, measured: Sequence[MeasuredUnits]
-) -> CalibratedForm:
-    names, times_ms = [row.name for row in measured], [row.p50_ms for row in measured]
-    units = np.array([row.units for row in measured])
-    return fitted_form(runtime, precision, threads, info, names, units, times_ms)
+    runtime: str, threads: int, info: TargetInfo, measured: Mapping[str, Sequence[MeasuredUnits]]
+) -> list[CalibratedForm]:
+    """A form for each precision of the measured models."""
+    floats = measured.get("float32", ())
+    return [
+        fitted_form((runtime, precision, threads), info, models, floats if precision == "int8" else None)
+        for precision, models in measured.items()
+    ]
 
 
 def _checked(receipt: Receipt, file: Path, target: str) -> LatencyRecord:
     """The latency of a receipt, if it calibrates. Raises ArtifactError or TargetError otherwise."""
     latency, where = receipt.latency, file.with_suffix(".json")
-    check_is_measured(latency.label, str(where), "give receipts of a target that measures")
+    if latency.label != "measured":
+        what = "the times of the receipt are replayed by a stand-in: they decide nothing"
+        raise TargetError(what, where=where, got=latency.label, next="give receipts of a target that measures")
     hashes = (receipt.conditions.get("file_sha256") or {}).values()
     problems = (
         (latency.target != target, "the receipt is of another target", latency.target, target),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from edgevit.configs import Compile, Recipe, Select, Stage, kinds_of
+from edgevit.configs import Compile, Recipe, Stage, kinds_of, makers_of, models_of
 from edgevit.configs.runtimes import ONNXRUNTIME, TORCH
 from edgevit.configs.targets import LOCAL_GPU
 from edgevit.context import Context
@@ -33,15 +33,7 @@ def runtime_on_gpu(stage: Stage, stages: Mapping[str, Stage]) -> str:
     named = stage.runtime_on(LOCAL_GPU)
     if named is not None:
         return named
-    maker = stages[_model_of(stage)]
-    while isinstance(maker, Select):
-        maker = stages[_model_of(maker)]
+    maker = next(makers_of(models_of(stage)[0], stages))  # the models of a selection are of one kind
     if isinstance(maker, Compile):
         return maker.runtime
     return TORCH.name if kinds_of(stages.values())[maker.id] == "checkpoint" else ONNXRUNTIME.name
-
-
-def _model_of(stage: Stage) -> str:
-    """The model that a stage with a target runs; of several, which are of one kind, the first."""
-    model: str = stage.models[0] if isinstance(stage, Select) else stage.model  # type: ignore[attr-defined]
-    return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from edgevit.bundling import Page, check_page_runtime, runtime_files
-from edgevit.configs import Bundle, Compile, Export, Quantize, Recipe, Select, Stage
+from edgevit.configs import Bundle, Compile, Export, Quantize, Recipe, Select, Stage, makers_of
 from edgevit.context import Context
 
 
@@ -31,12 +31,6 @@ def check_pages_early(recipe: Recipe, pending: Callable[[], Collection[str]], co
 
 def _runtimes_of_model(model: str, stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
     """The ONNX file of a model and the runtime that opens it on this machine; for a selection, those of each model."""
-    maker = stages[model]
-    if isinstance(maker, Select):
-        for candidate in maker.models:
-            yield from _runtimes_of_model(candidate, stages)
-    elif isinstance(maker, Compile):
-        yield from _runtimes_of_model(maker.model, stages)
-    else:
+    for maker in makers_of(model, stages, through=(Select, Compile)):
         assert isinstance(maker, (Export, Quantize))
-        yield model, maker.runtime if isinstance(maker, Export) else maker.runtime_here
+        yield maker.id, maker.runtime if isinstance(maker, Export) else maker.runtime_here

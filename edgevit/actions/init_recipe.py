@@ -37,7 +37,7 @@ from edgevit.data.survey import FolderSurvey, survey_folder
 from edgevit.errors import DataError, listed
 from edgevit.pipeline import resolve
 from edgevit.progress import SilentProgress, duration
-from edgevit.recipe import load_recipe
+from edgevit.recipe import recipe_and_folder
 from edgevit.selection.choice import ROOM
 from edgevit.selection.records import DeployedForm
 from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
@@ -164,6 +164,7 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
         DataError, TargetError, RecipeError, ArtifactError: see `look_at_folder`.
         CheckFailed: no student meets the budget.
     """
+    context = in_project(options, context)
     found = look_at_folder(options, context)
     if options.latency_ms is not None:
         context.progress.say(f"students, timed untrained on {options.target}, p50 of one image:")
@@ -173,15 +174,22 @@ def recipe_for_folder(options: InitOptions, context: Context) -> WrittenRecipe:
     return replace(written, lines=(*_about_student(options, student), *written.lines))
 
 
+def in_project(options: InitOptions, context: Context) -> Context:
+    """The context in the folder of the recipe, whose targets.yaml counts."""
+    return replace(context, folder=options.out.absolute().parent)
+
+
 def look_at_folder(options: InitOptions, context: Context) -> Findings:
     """Look at images, weights and machine. Nothing is timed.
+
+    Args:
+        context: in the folder of the recipe, see `in_project`.
 
     Raises:
         DataError: the folder holds no usable images, or too few.
         TargetError: there is no such target, or it cannot be reached.
         RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
-    context = replace(context, folder=options.out.absolute().parent)
     target_for(options.target, context)  # refuses a name that no targets.yaml has
     form = deployed_form(options.target)
     form.machine(context)  # refuses a target that is not there
@@ -208,14 +216,23 @@ def recipe_for_student(
     return WrittenRecipe(text, (cost.sentence(epochs, context.device, options.minutes),))
 
 
-def short_recipe(found: Findings, student: ChosenStudent, epochs: int, folder: Path) -> Recipe:
-    """The recipe of a student with a number of epochs.
+def short_recipe(found: Findings, student: ChosenStudent, epochs: int) -> Recipe:
+    """The recipe of a student with a number of epochs. Its relative paths start from the folder of `options.out`."""
+    text = _text(found.options, found.images, found.sources, student, epochs)
+    return _parsed(text, found.options.out.absolute().parent)
 
-    Args:
-        folder: from which relative paths of the recipe start.
+
+def with_labels_held_back(found: Findings, share: float) -> Findings:
+    """The findings of a folder with few labels, of which a share of each class becomes the role `photos.val`.
+
+    Nothing changes where there is such a role, or where folders divide the images.
     """
-    options = replace(found.options, out=folder / "recipe.yaml")
-    return _parsed(_text(options, found.images, found.sources, student, epochs), folder)
+    images = found.images
+    if not images.few or images.val is not None or images.survey.has_split_folders:
+        return found
+    splits = images.config.splits.model_copy(update={"val": share})
+    config = images.config.model_copy(update={"splits": splits})
+    return replace(found, images=replace(images, config=config, val="photos.val"))
 
 
 # Images ----------------------------------------------------------------------------------------------------------
@@ -370,8 +387,8 @@ def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], c
 
     The times of its trainings are kept, for the time left that `run` shows.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = _parsed(text, Path(folder))
+    assert context.folder is not None
+    recipe = _parsed(text, context.folder)
     with single_stages(replace(context, progress=SilentProgress())) as stages:
         done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
         student = _stage(recipe, "student", (Train, Distill))
@@ -423,10 +440,11 @@ def _stage(recipe: Recipe, id: str, kinds: tuple[type[Any], ...]) -> Any:
     return next(stage for stage in recipe.stages if stage.id == id and isinstance(stage, kinds))
 
 
-def _parsed(text: str, folder: Path) -> Recipe:
-    file = folder / "recipe.yaml"
-    file.write_text(text, encoding="utf-8")
-    return load_recipe(file)
+def _parsed(text: str, base: Path) -> Recipe:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(text, encoding="utf-8")
+        return recipe_and_folder(file, base=base)[0]
 
 
 # Text ------------------------------------------------------------------------------------------------------------

@@ -17,11 +17,11 @@ from edgevit.profiling import Interval
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.text import milliseconds
 
-START_SCATTER = 0.03  # of p50 from one start of a model to the next, beside its interval. Chosen
+START_SCATTER = 0.03  # of p50 from one start of a model to the next, beside an interval of one start. Chosen
 # What a receipt repeats. `runtime` is that of the file, by its own name.
 PLAN = (
     "target", "runtime", "threads", "batch_size", "precision", "boundary", "warmup_s", "most_warmup_s", "duration_s",
-    "min_runs", "soak_s", "idle_s",
+    "min_runs", "starts", "soak_s", "idle_s",
 )  # fmt: skip
 MACHINE = {
     "the CPU": ("cpu", "model"),
@@ -72,6 +72,7 @@ class Receipt:
             "boundary": self.latency.boundary,
         }
         told |= {"soak_s": told.get("soak_s") or None}  # 0: without a soak
+        told.setdefault("starts", 1)  # of a release that did not record them
         fields = {name: told[name] for name in PLAN if told.get(name) is not None}
         if self.latency.runtime not in ("onnxruntime", "openvino"):
             del fields["runtime"]
@@ -99,9 +100,13 @@ class RepeatedLatency:
 
     @property
     def interval(self) -> Interval:
-        """95% interval of `ratio`, as of independent measurements whose starts scatter by START_SCATTER."""
-        halves = [_log_half(receipt.latency) for receipt in (self.first, self.again)]
-        half = math.sqrt(sum(half**2 for half in halves) + math.log1p(START_SCATTER) ** 2)
+        """95% interval of `ratio`, as of independent measurements.
+
+        An interval of one start does not hold the scatter of starts: START_SCATTER stands for it, once.
+        """
+        latencies = [receipt.latency for receipt in (self.first, self.again)]
+        scatter = math.log1p(START_SCATTER) if any((latency.starts or 1) == 1 for latency in latencies) else 0.0
+        half = math.sqrt(sum(_log_half(latency) ** 2 for latency in latencies) + scatter**2)
         return Interval(self.ratio * math.exp(-half), self.ratio * math.exp(half))
 
     @property

@@ -1,8 +1,8 @@
 """`edgevit select`: a student for a folder of images, by short trainings of several students within a budget.
 
-The shortlist is measured on the target, or predicted for a board that is not at hand. Its students then train for the
-same few epochs. On a target, the stage `select` takes one on the validation images. For a board, the students are
-evaluated on these images here, and their predicted latencies stand for measured ones.
+The shortlist is measured on the target, or predicted for a board that is not at hand. Its students train in rounds of
+successive halving. On a target, the stage `select` takes one of the finalists on the validation images. For a board,
+the finalists are evaluated on these images here, and their predicted latencies stand for measured ones.
 """
 
 from __future__ import annotations
@@ -10,41 +10,55 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgevit import pipeline
 from edgevit.actions.estimate_latency import default_precision, estimated_latency
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
     WrittenRecipe,
+    in_project,
     look_at_folder,
     recipe_for_student,
-    short_recipe,
+    with_labels_held_back,
+)
+from edgevit.actions.short_trainings import (
+    ACCURACY,
+    SELECTED,
+    TrialRunner,
+    recipe_of_finalists,
+    train_in_rounds,
+    trial_stages,
 )
 from edgevit.actions.student_choice import ChosenStudent, students_within, timer
 from edgevit.artifacts import IOSpec, Json
-from edgevit.configs import OPSET, Budget, Evaluate, Recipe, Select, Stage
-from edgevit.configs.targets import LOCAL_GPU
+from edgevit.configs import OPSET
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.context import Context
 from edgevit.errors import DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
+from edgevit.latency_model.boards import board_rates
 from edgevit.latency_model.calibration import calibration_of
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
-from edgevit.pipeline import run
 from edgevit.selection.candidates import Candidate
+from edgevit.selection.halving import EPOCHS, STUDENTS, rounds_of
 from edgevit.selection.records import Timing
-from edgevit.selection.winner import MeasuredModel, SelectionLimits, no_winner, winner_of
+from edgevit.selection.winner import (
+    MeasuredModel,
+    NotBetterThanGuess,
+    SelectionLimits,
+    no_winner,
+    winner_of,
+)
 
-SELECTED = "selected"  # the id of the stage `select`
-ACCURACY = "accuracy"  # the ids of evaluations begin so
-SHARED = ("backbone", "teacher")  # stages before the students
-OF_A_STUDENT = ("start", "student", "onnx", "int8")
 FLOAT_BYTES = {"float16": 2, "float32": 4}
+HELD_BACK = 0.4  # of few labels, to compare students by: two of five
 
 
 @dataclass(frozen=True)
@@ -52,15 +66,15 @@ class TrialOptions:
     """The short trainings.
 
     Attributes:
-        students: the largest number of students.
-        epochs: of each student.
+        students: the largest number of students in the first round.
+        epochs: of the students that reach the last round.
         runs: the folder of runs. The recipe that is written finds the teacher there.
         board: whose latency is predicted, in place of a measurement on the target.
     """
 
-    students: int
-    epochs: int
-    runs: Path
+    students: int = STUDENTS
+    epochs: int = EPOCHS
+    runs: Path = Path("runs")
     board: str | None = None
 
 
@@ -70,6 +84,9 @@ class SelectedStudent:
 
     Attributes:
         shortlist: the students within the budget, as measured or predicted before any training.
+        rounds: the rounds of the short trainings: their epochs, and the students with their top-1 on the validation
+            images.
+        dropped: the students whose training diverged, with the reasons.
         selection: the record of the selection, with the label of its latencies; None where no student was compared.
         measured_on: the target; None where the shortlist was predicted.
         predicted_for: the board; None where the shortlist was measured.
@@ -78,9 +95,14 @@ class SelectedStudent:
     written: WrittenRecipe
     student: Candidate
     shortlist: Mapping[Candidate, Timing]
+    rounds: tuple[Json, ...]
+    dropped: Mapping[str, str]
     selection: Json | None
     measured_on: str | None
     predicted_for: str | None
+
+    def __str__(self) -> str:
+        return "\n".join(self.written.lines)
 
     def as_json(self) -> Json:
         """For programs. `label` says whether the latencies of the shortlist are measured or predicted."""
@@ -93,12 +115,33 @@ class SelectedStudent:
                 {"model": one.model, "image_size": one.image_size, **timing.model_dump(mode="json")}
                 for one, timing in self.shortlist.items()
             ],
+            "rounds": list(self.rounds),
+            "dropped": [{"student": label, "reason": reason} for label, reason in self.dropped.items()],
             "selection": self.selection,
         }
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """The students after the short trainings.
+
+    Attributes:
+        taken: the label of the selected student.
+        count: the number of students.
+        selection: its record; None if the labels could not tell a student from a constant guess.
+        lines: what is said of the selection.
+    """
+
+    taken: str
+    count: int = 1
+    rounds: tuple[Json, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    selection: Json | None = None
+    lines: tuple[str, ...] = ()
+
+
 def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Context) -> SelectedStudent:
-    """Train students of the shortlist for a few epochs, and write the recipe of the one that `select` takes.
+    """Train students of the shortlist in rounds, and write the recipe of the one that `select` takes.
 
     Args:
         options: with a latency budget.
@@ -106,45 +149,43 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
     Raises:
         CheckFailed: no student meets the budget. Before any training, the error names a budget that can be met.
         DataError: there are no images to validate on; or see `look_at_folder`.
+        Diverged: all trainings of a round diverged.
         TargetError, RecipeError, ArtifactError: see `look_at_folder`.
     """
     assert options.latency_ms is not None
-    if options.target == LOCAL_GPU:
-        what, next_step = (
-            "select compares ONNX files, and init deploys PyTorch on local-gpu",
-            "edgevit init --target local-gpu",
-        )
-        raise RecipeError(what, where="--target", got=LOCAL_GPU, next=next_step)
-    found, say = look_at_folder(options, context), context.progress.say
-    _check_has_validation_images(found)
-    if trials.board is None:
-        time, where = timer(found.num_classes, found.form, context), "here"
-        say(f"students, timed untrained on {options.target}, p50 of one image:")
-    else:
-        time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
-        precision = default_precision(calibration_of(trials.board))
-        say(f"students, predicted for {trials.board} in {precision} and not measured:")
-    within = students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
+    _check_target(options, trials.board)
+    context = in_project(options, context)
+    found = look_at_folder(options, context)
+    held_back = with_labels_held_back(found, HELD_BACK)
+    _check_has_validation_images(held_back)
+    within = _shortlist(found, trials, context)
     students = {
         _label(candidate): ChosenStudent(candidate, found.sources.start_of(candidate.model), timing)
         for candidate, timing in within.items()
     }
-    selection = None
     if len(students) == 1:
-        lines = ["no smaller student of another architecture is left within the budget, so none was trained to compare"]
-        (student,) = students.values()
+        lone = "no smaller student of another architecture is left within the budget, so none was trained to compare"
+        compared = _Compared(next(iter(students)), lines=(lone,))
     else:
-        say(f"{len(students)} students train for {_epochs(trials)} each; select --epochs sets another number")
-        selection = _selection(found, students, trials, context)
-        student, lines = students[_label_in(selection["winner"])], list(_about(selection, trials.board))
-    compared = len(selection["models"]) if selection else 1
+        if held_back is not found:
+            context.progress.say(f"few labels: {HELD_BACK:.0%} of each class are held back, to compare students by")
+        compared = _compared(held_back, students, trials, context)
+    student = students[compared.taken]
     reason = _reason(student, options, trials, compared)
     if trials.board is not None:  # a budget in the recipe would be judged on this machine
         found = replace(found, options=replace(options, latency_ms=None))
     written = recipe_for_student(found, student, context, reason)
-    written = replace(written, lines=(*lines, reason, *written.lines))
-    measured_on = options.target if trials.board is None else None
-    return SelectedStudent(written, student.candidate, within, selection, measured_on, trials.board)
+    written = replace(written, lines=(*compared.lines, reason, *written.lines))
+    return SelectedStudent(
+        written,
+        student.candidate,
+        within,
+        compared.rounds,
+        compared.dropped,
+        compared.selection,
+        options.target if trials.board is None else None,
+        trials.board,
+    )
 
 
 def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candidate], Timing]:
@@ -164,36 +205,6 @@ def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candi
         return known[candidate]
 
     return predict
-
-
-def trial_recipe(found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, folder: Path) -> Recipe:
-    """The short trainings of students, by their labels, with the stage that selects one; for a board, with evaluations.
-
-    Args:
-        folder: from which relative paths of the recipe start.
-    """
-    options, images = found.options, found.images
-    shipped = "int8" if trials.board is None else "onnx"
-    stages: dict[str, Stage] = {}
-    recipe = None
-    for label, student in students.items():
-        recipe = short_recipe(found, student, trials.epochs, folder)
-        stages |= {stage.id: stage for stage in recipe.stages if stage.id in SHARED}
-        own = [stage for stage in recipe.stages if stage.id in OF_A_STUDENT[: OF_A_STUDENT.index(shipped) + 1]]
-        stages |= {stage.id: stage for stage in (_of_student(stage, label) for stage in own)}
-    assert recipe is not None
-    models = {label: f"{shipped}/{label}" for label in students}
-    last: list[Stage] = []
-    if trials.board is None:
-        limits = {"latency_ms": options.latency_ms, "size_mib": options.size_mib, "target": options.target}
-        select = {"stage": "select", "id": SELECTED, "models": list(models.values()), "data": images.val, **limits}
-        last.append(Select.model_validate(select))
-    else:
-        for label, model in models.items():
-            evaluate = {"stage": "evaluate", "id": f"{ACCURACY}/{label}", "model": model, "data": images.val}
-            last.append(Evaluate.model_validate(evaluate))
-    name, chosen = f"{recipe.name}-select", (*stages.values(), *last)
-    return recipe.model_copy(update={"name": name, "budget": Budget(), "stages": chosen})
 
 
 def selected_by_prediction(
@@ -223,6 +234,40 @@ def selected_by_prediction(
     return selection.record(models, limits, "predicted")
 
 
+def _check_target(options: InitOptions, board: str | None) -> None:
+    """Refuse a target that select does not take, and a board that is not known."""
+    if options.target == LOCAL_GPU:
+        raise RecipeError(
+            "select compares ONNX files, and init deploys PyTorch on local-gpu",
+            where="--target",
+            got=LOCAL_GPU,
+            next="edgevit init --target local-gpu",
+        )
+    if board is not None and options.target != LOCAL_CPU:
+        what = "a board is predicted, and a target is measured"
+        raise RecipeError(what, got=f"--board {board} and --target {options.target}", next="give one of them")
+    if board is not None and calibration_of(board) is None:
+        board_rates(board, where="--board")
+
+
+def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[Candidate, Timing]:
+    """The students within the budget, as measured on the target or predicted for the board.
+
+    Raises:
+        CheckFailed: no student meets the budget; the error names a budget that can be met.
+    """
+    options, say = found.options, context.progress.say
+    assert options.latency_ms is not None
+    if trials.board is None:
+        time, where = timer(found.num_classes, found.form, context), "here"
+        say(f"students, timed untrained on {options.target}, p50 of one image:")
+    else:
+        time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
+        precision = default_precision(calibration_of(trials.board))
+        say(f"students, predicted for {trials.board} in {precision} and not measured:")
+    return students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
+
+
 def _check_has_validation_images(found: Findings) -> None:
     if found.images.val is None:
         raise DataError(
@@ -233,26 +278,37 @@ def _check_has_validation_images(found: Findings) -> None:
         )
 
 
-def _selection(found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, context: Context) -> Json:
-    """The record of the selection."""
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = trial_recipe(found, students, trials, Path(folder))
-        made = run(recipe, Path(folder), trials.runs, context)
-    if trials.board is None:
-        record: Json = made[SELECTED].metrics["selection"]
-        return record
-    accuracies = {label: accuracy_record(made[f"{ACCURACY}/{label}"]) for label in students}
-    timings = {label: student.timing for label, student in students.items() if student.timing is not None}
-    return selected_by_prediction(accuracies, timings, found.options)
-
-
-def _of_student(stage: Stage, label: str) -> Stage:
-    """A stage of a student's recipe, with the label behind its id and behind the ids of the student's other stages."""
-    renamed = {"id": f"{stage.id}/{label}"}
-    for field in ("init", "model"):
-        if (name := getattr(stage, field, None)) in OF_A_STUDENT:
-            renamed[field] = f"{name}/{label}"
-    return stage.model_copy(update=renamed)
+def _compared(
+    found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, context: Context
+) -> _Compared:
+    """Train the students in rounds, and compare the finalists."""
+    rounds, on_target = rounds_of(len(students), trials.epochs), trials.board is None
+    stages, base = trial_stages(found, students, rounds, on_target), found.options.out.absolute().parent
+    datasets = pipeline.datasets_of(
+        recipe_of_finalists(stages, tuple(students), found, on_target), base, trials.runs, context
+    )
+    runner = TrialRunner(base, trials.runs, context, datasets)
+    trained = train_in_rounds(stages, rounds, runner)
+    try:
+        made = runner.run(recipe_of_finalists(stages, trained.finalists, found, on_target))
+        selection: Json = (
+            made[SELECTED].metrics["selection"]
+            if on_target
+            else selected_by_prediction(
+                {label: accuracy_record(made[f"{ACCURACY}/{label}"]) for label in trained.finalists},
+                {label: timing for label, student in students.items() if (timing := student.timing) is not None},
+                found.options,
+            )
+        )
+    except NotBetterThanGuess as error:
+        if not found.images.few:
+            raise
+        most_capable = next(label for label in students if label in trained.finalists)
+        why = f"{error.what}: the labels are too few to compare by, so the most capable finalist is taken"
+        return _Compared(most_capable, len(students), trained.rounds, trained.dropped, lines=(why,))
+    lines = tuple(_about(selection, trials.board))
+    winner = _label_in(selection["winner"])
+    return _Compared(winner, len(students), trained.rounds, trained.dropped, selection, lines)
 
 
 def _label(candidate: Candidate) -> str:
@@ -284,20 +340,22 @@ def _in_numbers(model: Json, label: str) -> str:
     )
 
 
-def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, count: int) -> str:
+def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, compared: _Compared) -> str:
     """Why the recipe has this student."""
     assert student.timing is not None
-    of_several = f"selected of {count} after {_epochs(trials)}" if count > 1 else "the only one within the budget"
+    how = "the only one within the budget"
+    if compared.count > 1:
+        how = f"selected of {compared.count} by short trainings of up to {_epochs(trials.epochs)}"
     timing = student.timing
     latency = f"{timing.p50_ms:.3g} ms untrained ({timing.form}) on {options.target}"
     if trials.board is not None:
         interval = f"{timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g} ms"
         latency = f"predicted {timing.p50_ms:.3g} ms (90% interval {interval}) on {trials.board}, not measured"
-    return f"The student: {student.candidate}, {of_several}. {latency}; the budget is {options.latency_ms:g} ms."
+    return f"The student: {student.candidate}, {how}. {latency}; the budget is {options.latency_ms:g} ms."
 
 
-def _epochs(trials: TrialOptions) -> str:
-    return f"{trials.epochs} epochs" if trials.epochs > 1 else "1 epoch"
+def _epochs(count: int) -> str:
+    return f"{count} epochs" if count > 1 else "1 epoch"
 
 
 def _predicted(candidate: Candidate, num_classes: int, board: str) -> Timing:

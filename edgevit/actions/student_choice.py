@@ -26,6 +26,7 @@ TEACHER = "resnet50.a1_in1k"
 STUDENT = "tiny_vit_5m_224"  # without a latency budget
 USUAL_SIZES = (96, 128, 160, 192, 224)
 SMALLEST_SHARE_OF_WEIGHTS = 0.35  # of the side that weights were trained at
+_DOUBT = "; the timings were disturbed, so try again on a quieter machine, too"
 UNTIMED_SIDE = 160  # largest side of a student with weights from a file, without a latency budget
 
 
@@ -187,6 +188,22 @@ def students_within(
     """
     best = choose_student(sources, None, time, latency_ms, size_mib, where).candidate
     group = next(group for group in _groups(sources, None) if best in group)
+    return with_smaller(best, group, time, latency_ms, size_mib, most)
+
+
+def with_smaller(
+    best: Candidate,
+    group: Sequence[Candidate],
+    time: Callable[[Candidate], Timing],
+    latency_ms: float,
+    size_mib: float | None,
+    most: int,
+) -> dict[Candidate, Timing]:
+    """A student and smaller ones of a group that are within the limits, each of another architecture; at most `most`.
+
+    Args:
+        group: by rising MACs.
+    """
     within = {best: time(best)}
     for candidate in reversed([each for each in group if each.macs < best.macs]):
         if len(within) == most:
@@ -198,13 +215,19 @@ def students_within(
 
 
 def timer(num_classes: int, form: DeployedForm, context: Context) -> Callable[[Candidate], Timing]:
-    """Times candidates, or takes their kept timings, and says a line about each."""
+    """Times candidates, each once, or takes their kept timings; says a line about each."""
+    known: dict[Candidate, Timing] = {}
 
     def time(candidate: Candidate) -> Timing:
+        if candidate in known:
+            return known[candidate]
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
         timing = timed(student, form, context, disturbed_again=True)
-        doubt = ", disturbed by other work" if timing.warnings else ""
+        doubt = ", disturbed" if timing.warnings else ""
         context.progress.say(f"    {timing.p50_ms:.3g} ms: {candidate} ({timing.form}{doubt})")
+        if timing.warnings and not any(other.warnings for other in known.values()):
+            context.progress.say(f"    disturbed: {timing.warnings[0]}")
+        known[candidate] = timing
         return timing
 
     return time
@@ -232,7 +255,7 @@ def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | N
         f"no student meets the budget of {limits} {where}",
         got=f"{timings[fastest].p50_ms:.2g} ms for {fastest}, the fastest of {len(timings)}",
         expected=f"p50 at most {ROOM:.0%} of the budget, to leave room for scatter",
-        next=f"{option} can be met",
+        next=f"{option} can be met{_DOUBT if any(timing.warnings for timing in timings.values()) else ''}",
     )
 
 

@@ -23,15 +23,28 @@ from edgevit.api.model import Model
 from edgevit.api.results import Evaluation, FeatureEvaluation, FewShotEvaluation, Latency, Run, evaluation_of
 from edgevit.api.workspace import new_folder, stages
 from edgevit.artifacts import MANIFEST, Artifact, IOSpec, Preprocess, manifest_text, sha256_of
-from edgevit.bounds import BATCH, COMPARED_S, LOSS, MEASURED_S, NON_NEGATIVE, THREADS, WORKERS
+from edgevit.bounds import (
+    BATCH,
+    CANDIDATES,
+    COMPARED_S,
+    COUNT,
+    LOSS,
+    MEASURED_S,
+    NON_NEGATIVE,
+    POSITIVE,
+    THREADS,
+    WORKERS,
+)
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.errors import ArtifactError, RecipeError
+from edgevit.selection.halving import EPOCHS, STUDENTS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.actions.compare_models import ModelComparison
     from edgevit.actions.first_difference import Difference
+    from edgevit.actions.select_student import SelectedStudent
     from edgevit.checking.timed_layers import TimedModel
     from edgevit.latency_model.estimate import Estimate
 
@@ -289,7 +302,9 @@ def profile(model: ModelLike, **options: Any) -> Latency:
 
     Args:
         options: options of the stage `profile`: `target`, `runtime`, `threads`, `batch_size`, `boundary`,
-            `duration_s`, …
+            `duration_s`, `starts`, … With `scenario="offline"` and `batch_sizes`, `record.offline` of the result is the
+            throughput with each batch size. With `scenario="fixed_rate"` and `rate_hz`, `record.fixed_rate` is a stream
+            of frames.
 
     Raises:
         TargetError: the target does not work here, or the model has another fixed batch size.
@@ -298,7 +313,8 @@ def profile(model: ModelLike, **options: Any) -> Latency:
     from edgevit.runtimes.base import fixed_batch
 
     artifact = _artifact(model)
-    options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
+    if "batch_sizes" not in options:
+        options = {"batch_size": fixed_batch(artifact.io) or 1, **options}
     return Latency(_artifact_of(Profile, "latency", {"model": artifact}, options))
 
 
@@ -521,6 +537,92 @@ def run(
     folder = all_runs.resolve() / loaded.name
     dropped = tuple(stage.id for stage in loaded.stages if stage.id not in done)
     return Run(loaded.name, folder, {stage.id: done[stage.id] for stage in loaded.stages if stage.id in done}, dropped)
+
+
+def select(
+    data: str | Path,
+    latency_ms: float,
+    out: str | Path = "recipe.yaml",
+    *,
+    size_mib: float | None = None,
+    target: str = LOCAL_CPU,
+    board: str | None = None,
+    students: int = STUDENTS,
+    epochs: int = EPOCHS,
+    runs: str | Path = "runs",
+    teacher: str | None = None,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+) -> SelectedStudent:
+    """Select a student within a budget by short trainings, and write the recipe that trains it at full length.
+
+    The students train in rounds of successive halving, as with `edgevit select`. A stopped call goes on.
+
+    Args:
+        data: folder of labelled images: CLASS/*.jpg, or train/, val/, test/ with such.
+        latency_ms: largest p50 latency, in milliseconds.
+        out: the recipe. `edgevit.run` takes it.
+        size_mib: largest size of the model file, in MiB.
+        target: device on which students are timed.
+        board: a board that is not at hand, such as "orin-nano-8gb". Latencies are predicted, in place of `target`.
+        students: largest number of students in the first round.
+        epochs: of the students that reach the last round.
+        runs: the folder of all runs and of their store.
+        teacher: the teacher by its timm name.
+        weights: file of pretrained weights.
+        offline: ask nothing of the network.
+        overwrite: replace the file at `out`.
+        device: where training runs: cpu, cuda, or auto (cuda where it works).
+        workers: processes that load images.
+
+    Returns:
+        The student, with the shortlist, the rounds and the selection. `print` shows it in sentences.
+
+    Raises:
+        CheckFailed: no student meets the budget. Before any training, the error names a budget that can be met.
+        DataError: the folder holds no usable images, or none to validate on.
+        ArtifactError: there is something at `out` already, or the weights cannot be used.
+        RecipeError: an argument is wrong.
+    """
+    import sys
+
+    from edgevit.actions.doctor import training_device
+    from edgevit.actions.init_recipe import InitOptions
+    from edgevit.actions.select_student import TrialOptions, recipe_by_trials
+    from edgevit.context import Context
+    from edgevit.disks import whole_or_not_at_all
+    from edgevit.progress import progress_for
+
+    file = path_argument(out, argument("select", "out"))
+    if file.exists() and not overwrite:
+        raise ArtifactError("the path is already taken", where=file, next="give another path, or overwrite=True")
+    limit_mib = None if size_mib is None else number_argument(size_mib, float, POSITIVE, argument("select", "size_mib"))
+    options = InitOptions(
+        path_argument(data, argument("select", "data")),
+        file,
+        target,
+        number_argument(latency_ms, float, POSITIVE, argument("select", "latency_ms")),
+        limit_mib,
+        teacher=teacher,
+        weights=None if weights is None else path_argument(weights, argument("select", "weights")),
+        offline=offline,
+    )
+    trials = TrialOptions(
+        number_argument(students, int, CANDIDATES, argument("select", "students")),
+        number_argument(epochs, int, COUNT, argument("select", "epochs")),
+        path_argument(runs, argument("select", "runs")),
+        board,
+    )
+    context = Context(device=training_device(device, argument("select", "device")), progress=progress_for(sys.stderr))
+    if workers is not None:
+        context = replace(context, workers=number_argument(workers, int, WORKERS, argument("select", "workers")))
+    selected = recipe_by_trials(options, trials, context)
+    with whole_or_not_at_all(file) as part:
+        part.write_text(selected.written.text, encoding="utf-8")
+    return selected
 
 
 def _is_path(source: str | Path) -> bool:

@@ -180,8 +180,8 @@ def calibrate(
     """Measure models on a target, and fit what `estimate` and `select` need to predict others there.
 
     The models are of the catalog, with random weights. Each takes about half a minute. A receipt is what
-    edgevit profile NAME.onnx --target TARGET --json prints. The fit is kept beside targets.yaml, and replaces an
-    earlier one of its runtime, precision and threads.
+    edgevit profile NAME.onnx --target TARGET --json prints. The fit is kept beside targets.yaml, in place of an
+    earlier fit of its runtime, precision and threads.
 
     Example: edgevit devices calibrate pi
     """
@@ -189,13 +189,13 @@ def calibrate(
     from edgevit.cli.output import terminal_context
     from edgevit.latency_model.calibration import Calibration, calibration_file, calibration_of, write_calibration
 
-    file = calibration_file(name)
+    file, earlier = calibration_file(name), calibration_of(name) or Calibration(target=name)
     if receipts is None:
         precisions = checked_precisions(separated(precision), "--precision")
         forms = calibrated_forms(name, runtime, threads, precisions, spread_models(models), terminal_context())
     else:
         forms = forms_of_receipts(name, receipts)
-    calibration = (calibration_of(name) or Calibration(target=name)).with_forms(forms)
+    calibration = earlier.with_forms(forms)
     write_calibration(calibration, file)
     if as_json:
         print_json(calibration.model_dump(mode="json"))

@@ -23,6 +23,7 @@ from edgevit.cli.options import (
     Runtime,
     TargetName,
     Threads,
+    batch_sizes_checked,
     default_of,
     given_options,
     number,
@@ -32,6 +33,7 @@ from edgevit.cli.output import echo, next_command, on_target, print_json, print_
 
 if TYPE_CHECKING:
     from edgevit.artifacts import Artifact
+    from edgevit.profiling.latency_record import LatencyRecord
 
 
 def evaluate(
@@ -159,7 +161,33 @@ def profile(
     ] = default_of("Profile", "target"),
     runtime: Runtime = None,
     threads: Threads = default_of("Profile", "threads"),
-    batch: BatchOfFile = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "--batch",
+            callback=batch_sizes_checked,
+            help="Images in a batch; 1 by default, or the batch size that the file fixes. Several, with commas: also "
+            "the throughput with each.",
+            metavar="N,…",
+        ),
+    ] = None,
+    rate_hz: Annotated[
+        float | None,
+        number("--rate", bounds.RATE_HZ, "Also a stream of so many frames a second: is the rate kept?"),
+    ] = None,
+    scenario: Annotated[
+        str,
+        typer.Option(
+            "--scenario",
+            help="MLPerf's name: single_stream, offline (throughput, of --batch) or fixed_rate (of --rate). If it is "
+            "left out, it follows from --batch and --rate.",
+            metavar="NAME",
+        ),
+    ] = default_of("Profile", "scenario"),
+    like: Annotated[
+        str | None,
+        typer.Option("--like", help="mlperf: by the rules of LoadGen's single stream. It takes 10 minutes."),
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="float32, or float16 for torch on local-gpu.")
     ] = default_of("Profile", "precision"),
@@ -170,6 +198,9 @@ def profile(
     duration_s: Annotated[
         float, number("--duration", bounds.MEASURED_S, "Duration of the measurement, in seconds.")
     ] = default_of("Profile", "duration_s"),
+    starts: Annotated[
+        int, number("--starts", bounds.STARTS, "Fresh starts of the model, which share the duration.")
+    ] = default_of("Profile", "starts"),
     soak_s: Annotated[
         float | None,
         number("--soak", bounds.MEASURED_S, "Longest load before, in seconds, until the temperature is steady."),
@@ -197,6 +228,8 @@ def profile(
     The measurement begins when the runs are steady. If other programs, heat or clocks disturb it, it is repeated for
     --retry seconds. If it stays disturbed, the latency is INVALID.
 
+    The model is started --starts times: the 95% intervals hold what varies from start to start.
+
     Several targets are measured one after another. One that fails is said at the end, with exit status 2.
 
     Example: edgevit profile deit.int8.onnx --threads 1
@@ -213,14 +246,19 @@ def profile(
         _repeat(model, repeat, retry_s, as_json)
         return
     given = separated(target)
+    plan: dict[str, Any] = {"duration_s": duration_s, "starts": starts}
+    asked = scenario if "--scenario" in given_options(context) else None
+    if like is not None:  # its rules hold for options that are not given
+        flags = {"duration_s": "--duration", "starts": "--starts"}
+        plan = {"like": like, **{name: plan[name] for name, flag in flags.items() if flag in given_options(context)}}
     names, latencies, failures = each_target(given), [], []
     are_several = names != tuple(given[:1])  # also for a group of one: programs get a list
     with single_stages(terminal_context()) as stages:
         timed = stages.model(model, for_images=False)
         for name in names:
             config = stage_config(Profile, id="latency", model="model", target=name, runtime=runtime, threads=threads,
-                            batch_size=batch or fixed_batch(timed.io) or 1, precision=precision, boundary=boundary,
-                            duration_s=duration_s, soak_s=soak_s, retry_s=retry_s, idle_s=idle_s)  # fmt: skip
+                            precision=precision, boundary=boundary, soak_s=soak_s, retry_s=retry_s, idle_s=idle_s,
+                            **plan, **scenario_options(asked, batch, rate_hz, fixed_batch(timed.io)))  # fmt: skip
             try:
                 latencies.append(stages.make(config, model=timed))
             except TargetError as error:
@@ -239,6 +277,32 @@ def profile(
         echo(f"error: {failure}", err=True)
     if failures:
         raise typer.Exit(TargetError.exit_code)
+
+
+def scenario_options(
+    scenario: str | None, batch: str | None, rate_hz: float | None, fixed_batch: int | None
+) -> dict[str, Any]:
+    """The fields of `Profile` for --scenario, --batch and --rate. Raises RecipeError for options that do not fit.
+
+    Args:
+        scenario: None if it follows from the other options.
+        fixed_batch: the batch size that the file fixes.
+    """
+    from edgevit.errors import RecipeError
+
+    sizes = tuple(map(int, separated(batch))) if batch else (fixed_batch or 1,)
+    given = scenario or ("fixed_rate" if rate_hz is not None else "offline" if len(sizes) > 1 else "single_stream")
+    if given == "fixed_rate" and rate_hz is None:
+        raise RecipeError("a fixed rate has frames a second", where="--scenario", next="give them with --rate")
+    if given != "fixed_rate" and rate_hz is not None:
+        raise RecipeError(f"{given} has no rate", where="--rate", next="leave --rate out, or --scenario")
+    if given != "offline" and len(sizes) > 1:
+        raise RecipeError(
+            f"{given} has one batch size", where="--batch", got=batch, next="give one, or leave out --rate"
+        )
+    if given == "offline":
+        return {"scenario": given, "batch_sizes": tuple(sorted(set(sizes)))}
+    return {"scenario": given, "batch_size": sizes[0], **({"rate_hz": rate_hz} if rate_hz is not None else {})}
 
 
 def _check_plan_is_not_given(options: Iterable[str]) -> None:
@@ -369,12 +433,23 @@ def _print_latency(profile: Artifact) -> None:
     )
     for label, value in latency_facts(latency):
         echo(f"{label}: {value}")
+    _print_throughput(latency)
+
+
+def _print_throughput(latency: LatencyRecord) -> None:
+    """A row for each batch size of the scenario `offline`."""
+    from edgevit.report.text import THROUGHPUT_HEADER, throughput_rows
+
+    if latency.offline:
+        print_table(THROUGHPUT_HEADER, throughput_rows(latency.offline))
+    for sentence in latency.scenario_failed:
+        echo(sentence)
 
 
 def _print_latencies(profiles: Iterable[Artifact]) -> None:
     """A row for each target."""
     from edgevit.profiling.latency_record import LatencyRecord
-    from edgevit.report.text import NOT_MEASURED, energy_cell, latency_interval, median_cell
+    from edgevit.report.text import NOT_MEASURED, energy_cell, latency_interval, median_cell, scenario_facts
 
     profiles = list(profiles)
     latencies = [LatencyRecord.of_metrics(profile.metrics) for profile in profiles]
@@ -392,6 +467,12 @@ def _print_latencies(profiles: Iterable[Artifact]) -> None:
         for latency, energy in zip(latencies, shown, strict=True)
     ]
     print_table(("target", "p50", "95% interval", "p99", *(["energy"] if any(energies) else []), "runtime"), rows)
+    for latency in latencies:
+        for label, value in scenario_facts(latency):
+            echo(f"{latency.target}: {label}: {value}")
+        if latency.offline:
+            echo(f"{latency.target}:")
+        _print_throughput(latency)
 
 
 def _corruptions(evaluation: Artifact) -> dict[str, Any] | None:

@@ -55,6 +55,14 @@ def number(flag: str, within: bounds.Range, help: str, metavar: str | None = Non
     return typer.Option(flag, callback=check, help=help, metavar=metavar)
 
 
+def batch_sizes_checked(text: str | None) -> str | None:
+    """The text of an option that takes one batch size, or several with commas. Raises BadParameter for other text."""
+    for size in separated(text) if text is not None else ():
+        if not size.isdecimal() or int(size) not in bounds.BATCH:
+            raise typer.BadParameter(f"{shortened(size)} should be a whole number, {bounds.BATCH}.")
+    return text
+
+
 def flag(name: str, help: str, *, hidden: bool = False) -> Any:
     """An option that takes no value."""
     return typer.Option(name, help=help, hidden=hidden, metavar="")

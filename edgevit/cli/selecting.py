@@ -21,6 +21,7 @@ from edgevit.cli.options import (
     number,
 )
 from edgevit.cli.output import check_new_file, echo, next_command, print_json, terminal_context, write_text_whole
+from edgevit.selection.halving import EPOCHS, STUDENTS
 
 
 def select(
@@ -40,9 +41,11 @@ def select(
         ),
     ] = None,
     students: Annotated[
-        int, number("--students", bounds.CANDIDATES, "Largest number of students that are trained and compared.")
-    ] = 4,
-    epochs: Annotated[int, number("--epochs", bounds.COUNT, "Epochs of each short training.")] = 8,
+        int, number("--students", bounds.CANDIDATES, "Largest number of students in the first round of trainings.")
+    ] = STUDENTS,
+    epochs: Annotated[
+        int, number("--epochs", bounds.COUNT, "Epochs of the students that reach the last round.")
+    ] = EPOCHS,
     out: RecipeOut = Path("recipe.yaml"),
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
     teacher: Teacher = None,
@@ -55,20 +58,16 @@ def select(
 
     Students of the catalog are timed untrained on the target, or predicted for a board. If none meets the budget,
     the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
-    capable students train for the same few epochs, and the most accurate on the validation images is taken.
+    capable students train in rounds: after each, the most accurate third on the validation images trains on. The
+    most accurate of the last round is taken. The same command goes on after an interruption.
 
     Example: edgevit select --data photos/ --latency-ms 10 --out photos.yaml
     """
     from edgevit.actions.doctor import training_device
     from edgevit.actions.init_recipe import InitOptions
     from edgevit.actions.select_student import TrialOptions, recipe_by_trials
-    from edgevit.configs.targets import LOCAL_CPU
-    from edgevit.errors import RecipeError
 
     check_new_file(out, force)
-    if board is not None and target != LOCAL_CPU:
-        what = "a board is predicted, and a target is measured"
-        raise RecipeError(what, got=f"--board {board} and --target {target}", next="give one of them")
     options = InitOptions(data, out, target, latency_ms, size_mib, teacher=teacher, weights=weights, offline=offline)
     selected = recipe_by_trials(
         options, TrialOptions(students, epochs, runs, board), terminal_context(device=training_device("auto"))

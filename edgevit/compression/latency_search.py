@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgevit.artifacts import Artifact, IOSpec, Json
-from edgevit.configs import OPSET
+from edgevit.artifacts import Artifact, Json
+from edgevit.compression.trial_files import FloatPrecision, onnx_from_model
 from edgevit.errors import RecipeError
-from edgevit.exporting.onnx import onnx_from_module
-from edgevit.graphs.files import artifact_from_onnx
 from edgevit.models.creation import BuiltModel
-from edgevit.models.folding import Folded
-from edgevit.models.timm_models import default_class_names
 from edgevit.profiling import Interval
 from edgevit.progress import Progress
 from edgevit.targets import Target, check_is_measured, compare_speed
@@ -47,47 +43,68 @@ class LatencyTrial:
         return {"keep": self.keep, "latency": self.latency, **vars(self.interval)}
 
 
-def share_for_latency(
-    whole: BuiltModel,
-    cut: Callable[[float], BuiltModel],
-    least: float,
-    latency: float,
-    target: Target,
-    threads: int,
-    progress: Progress,
-) -> tuple[float, list[LatencyTrial]]:
-    """The largest share of a model's cost that takes no more than the share `latency` of the whole model's latency.
+def as_exported(name: str, file: Artifact) -> Artifact:
+    """The ONNX file itself runs on the target."""
+    return file
 
-    Both models are exported and run in ONNX Runtime on the target. The share is bisected, to a 64th of the interval
-    between `least` and 1.
 
-    Args:
-        cut: makes the model with at most this share of the cost.
-        least: the smallest share that can stay.
-        target: where both are timed.
+@dataclass(frozen=True)
+class LatencySearch:
+    """A search for the share of a model's cost that meets a latency, by measurement.
+
+    Attributes:
+        where: the id of the stage, for errors.
+        target: where each smaller model is timed in turns with the whole model.
         threads: of the runtime.
-
-    Returns:
-        The share, and all trials in their order.
-
-    Raises:
-        RecipeError: the smallest share takes longer.
-        TargetError: a stand-in replays the times of the target.
+        precision: of the models.
+        deployed: gives what runs on the target from the name of a model and its ONNX file: the file, or an engine.
     """
-    trials: list[LatencyTrial] = []
-    with TemporaryDirectory() as folder:
-        whole_file = _exported(whole, Path(folder) / "whole.onnx")
 
-        def is_fast(keep: float) -> bool:
-            timed = compare_speed(target, _exported(cut(keep), Path(folder) / "cut.onnx"), whole_file, threads)
-            check_is_measured(timed.a.label, f"keep_latency: {latency:g}", MEASURE_INSTEAD)
-            trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
-            progress.say(f"    {trials[-1].sentence()}")
-            return timed.ratio <= latency
+    where: str
+    target: Target
+    threads: int
+    progress: Progress
+    precision: FloatPrecision = "float32"
+    deployed: Callable[[str, Artifact], Artifact] = as_exported
 
-        if not is_fast(least):
-            raise _too_slow(latency, trials[-1])
-        return largest_share(is_fast, least), trials
+    def share(
+        self, whole: BuiltModel, cut: Callable[[float], BuiltModel], least: float, latency: float
+    ) -> tuple[float, list[LatencyTrial]]:
+        """The largest share of a model's cost that takes no more than the share `latency` of the whole model's latency.
+
+        The share is bisected, to a 64th of the interval between `least` and 1.
+
+        Args:
+            cut: makes the model with at most this share of the cost.
+            least: the smallest share that can stay.
+
+        Returns:
+            The share, and all trials in their order.
+
+        Raises:
+            RecipeError: the smallest share takes longer.
+            TargetError: a stand-in replays the times of the target.
+            ModelRefused, CheckFailed: the engine of a model cannot be built, or is wrong.
+        """
+        trials: list[LatencyTrial] = []
+        with TemporaryDirectory() as folder:
+            reference = self._deployed(whole, "whole", Path(folder) / "whole.onnx")
+
+            def is_fast(keep: float) -> bool:
+                name = f"trial {len(trials) + 1}, keep {keep:.3f}"
+                smaller = self._deployed(cut(keep), name, Path(folder) / "smaller.onnx")
+                timed = compare_speed(self.target, smaller, reference, self.threads)
+                check_is_measured(timed.a.label, f"keep_latency: {latency:g}", MEASURE_INSTEAD)
+                trials.append(LatencyTrial(keep, timed.ratio, timed.interval))
+                self.progress.say(f"    {trials[-1].sentence()}")
+                return timed.ratio <= latency
+
+            if not is_fast(least):
+                raise _too_slow(latency, trials[-1])
+            return largest_share(is_fast, least), trials
+
+    def _deployed(self, built: BuiltModel, name: str, file: Path) -> Artifact:
+        return self.deployed(name, onnx_from_model(built, file, self.precision, self.where, self.progress))
 
 
 def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
@@ -97,15 +114,6 @@ def largest_share(is_fast: Callable[[float], bool], least: float) -> float:
         middle = (least + too_much) / 2
         least, too_much = (middle, too_much) if is_fast(middle) else (least, middle)
     return least
-
-
-def _exported(built: BuiltModel, file: Path) -> Artifact:
-    """A model, exported to `file` for ONNX Runtime."""
-    spec = IOSpec.for_classifier(built.preprocess, default_class_names(built.description.num_classes))
-    folded = built.description.change(Folded) is not None
-    exported = onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, keep_branches=folded)
-    exported.write(file)
-    return artifact_from_onnx(file)
 
 
 def _too_slow(latency: float, fastest: LatencyTrial) -> RecipeError:

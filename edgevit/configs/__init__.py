@@ -39,7 +39,24 @@ from edgevit.configs.objectives import (
     Tap,
     TeacherTerm,
 )
-from edgevit.configs.pretrain import Byol, Dino, Mae, Moco, Pretrain, PretrainAugmentation, SimClr
+from edgevit.configs.pretrain import AnyMethod, Pretrain
+from edgevit.configs.pretrain_methods import (
+    Auto,
+    Byol,
+    Dino,
+    EsVit,
+    Fcmae,
+    Jigsaw,
+    Mae,
+    Moco,
+    Pirl,
+    PretrainAugmentation,
+    PretrainMethod,
+    Rotation,
+    SelfDistillation,
+    SimClr,
+    Sit,
+)
 from edgevit.configs.recipe import Recipe
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
 from edgevit.configs.stage import Budget, Stage, kinds_of
@@ -59,6 +76,8 @@ from edgevit.configs.stages import (
     Report,
     Select,
     StageConfig,
+    makers_of,
+    models_of,
 )
 from edgevit.configs.targets import MachineTarget
 from edgevit.configs.training import (
@@ -87,9 +106,11 @@ __all__ = [
     "OF_NEW_HEADS",
     "OPSET",
     "STAGES",
+    "AnyMethod",
     "Attention",
     "AttentionTransfer",
     "Augmentation",
+    "Auto",
     "Budget",
     "Bundle",
     "Byol",
@@ -108,9 +129,11 @@ __all__ = [
     "Distill",
     "Distillation",
     "EncodedImages",
+    "EsVit",
     "Evaluate",
     "Export",
     "Factorize",
+    "Fcmae",
     "FeatureDistillation",
     "FewShotDraw",
     "Fewshot",
@@ -120,6 +143,7 @@ __all__ = [
     "HeadMethod",
     "HuggingFace",
     "ImageFolder",
+    "Jigsaw",
     "Load",
     "MachineTarget",
     "Mae",
@@ -127,8 +151,10 @@ __all__ = [
     "Moco",
     "Npz",
     "Objective",
+    "Pirl",
     "Pretrain",
     "PretrainAugmentation",
+    "PretrainMethod",
     "Profile",
     "Prune",
     "PseudoLabel",
@@ -138,8 +164,11 @@ __all__ = [
     "QuantizedRuntime",
     "Recipe",
     "Report",
+    "Rotation",
     "Select",
+    "SelfDistillation",
     "SimClr",
+    "Sit",
     "SoftDistillation",
     "Splits",
     "Stage",
@@ -158,6 +187,8 @@ __all__ = [
     "input_files",
     "kinds_of",
     "known_folders",
+    "makers_of",
+    "models_of",
     "references",
     "with_absolute_files",
 ]

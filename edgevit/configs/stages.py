@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ from edgevit.configs.fields import (
     Decibels,
     FileModelRef,
     Fraction,
+    FrameRate,
     ImageCount,
     LearnedFrom,
     LookedAt,
@@ -40,8 +41,10 @@ from edgevit.configs.fields import (
     ReadsKnownFiles,
     Seed,
     Share,
+    StartCount,
     Threads,
     WarmupSeconds,
+    references,
 )
 from edgevit.configs.pretrain import Pretrain
 from edgevit.configs.runtimes import FileRuntime, QuantizedRuntime
@@ -85,7 +88,12 @@ class Prune(Stage):
     keep_macs: Share | None = Field(None, description="Largest share of the multiply-accumulates that stays.")
     keep_params: Share | None = Field(None, description="Largest share of the parameters that stays.")
     keep_latency: Share | None = Field(
-        None, description="Largest share of the latency that stays, measured in ONNX Runtime on `target`."
+        None, description="Largest share of the latency that stays, measured in `runtime` on `target`."
+    )
+    runtime: Annotated[Literal["onnxruntime", "tensorrt"], Added()] = Field(
+        "onnxruntime",
+        description="Runtime in which the models are timed. For `tensorrt`, engines are built from the models in "
+        "float16, compared with the ONNX files and timed on `target`, with the defaults of `compile`.",
     )
     target: Annotated[TargetName, Added()] = Field(LOCAL_CPU, description="Device that times the models.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
@@ -104,8 +112,8 @@ class Prune(Stage):
     def _checks(self) -> Self:
         if [self.keep_macs, self.keep_params, self.keep_latency].count(None) != 2:
             raise ValueError("give one of 'keep_macs', 'keep_params' and 'keep_latency'")
-        if self.keep_latency is None and (self.threads != 1 or self.target != LOCAL_CPU):
-            wrong = "threads" if self.threads != 1 else "target"
+        wrong = next((name for name in ("threads", "target", "runtime") if self._is_changed(name)), None)
+        if self.keep_latency is None and wrong:
             raise ValueError(f"'{wrong}' goes with keep_latency: nothing is timed without it")
         if self.score == "taylor" and self.data is None:
             raise ValueError("taylor needs images: give 'data', or score: magnitude")
@@ -129,7 +137,11 @@ class Prune(Stage):
 
     def runtime_on(self, target: str) -> str | None:
         """The runtime of the timing."""
-        return "onnxruntime"
+        return self.runtime
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class Factorize(Stage):
@@ -400,6 +412,10 @@ class Compile(OnTarget):
         return self
 
 
+# LoadGen's single stream (MLPerf inference 2.0 and later), as options of profile
+LIKE_MLPERF: Mapping[str, Any] = {"duration_s": 600.0, "min_runs": 64, "starts": 1}
+
+
 class Profile(OnTarget):
     """Measure the latency of a checkpoint, an ONNX file or a compiled model."""
 
@@ -407,6 +423,23 @@ class Profile(OnTarget):
     makes: ClassVar[Kind] = "latency"
     version: ClassVar[int] = 4
     model: ModelRef = Field(description="Model to time.")
+    scenario: Annotated[Literal["single_stream", "offline", "fixed_rate"], Added()] = Field(
+        "single_stream",
+        description="What is measured, by MLPerf's names. `single_stream`: the latency, one batch after another. "
+        "`offline`: also the throughput with each of `batch_sizes`. `fixed_rate`: also a stream of frames that arrive "
+        "`rate_hz` times a second, whose latency counts from their arrival.",
+    )
+    batch_sizes: Annotated[tuple[BatchSize, ...], Added()] = Field(
+        (), description="Batch sizes of `offline`, from the smallest on. The latency is that of the first."
+    )
+    rate_hz: Annotated[FrameRate | None, Added()] = Field(
+        None, description="Frames a second of `fixed_rate`. A frame has `batch_size` images."
+    )
+    like: Annotated[Literal["mlperf"] | None, Added()] = Field(
+        None,
+        description="Rules to follow. `mlperf`: those of LoadGen's single stream, which are one start, 600 s and at "
+        "least 64 queries of one image; the result is p90 by early stopping.",
+    )
     batch_size: BatchSize = Field(1, description="Number of images in a batch.")
     threads: Threads = Field(1, description="Number of CPU threads of the runtime.")
     precision: Literal["float32", "float16"] = Field(
@@ -422,8 +455,13 @@ class Profile(OnTarget):
     most_warmup_s: Annotated[WarmupSeconds, Added()] = Field(
         10.0, description="Longest warm-up in seconds. It ends when the latest runs are steady. 0: no test."
     )
-    duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds.")
+    duration_s: MeasuredSeconds = Field(3.0, description="Time of the measurement in seconds, over all starts.")
     min_runs: Count = Field(100, description="Least number of runs. The measurement goes on until there are as many.")
+    starts: Annotated[StartCount, Added()] = Field(
+        5,
+        description="Number of times that the model is started anew. Time and runs are divided among the starts. The "
+        "intervals hold what varies between starts; with 1, they hold for that start alone.",
+    )
     soak_s: Annotated[MeasuredSeconds | None, Added()] = Field(
         None,
         description="Longest time in seconds for which the model runs before the warm-up, until the temperature "
@@ -445,6 +483,31 @@ class Profile(OnTarget):
         description="Also time each layer in the runtime's profiler, after the latency. The report shows the times by "
         "part of the model, and the roofline. ONNX Runtime over SSH and local-gpu do not tell them.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_of_loadgen(cls, fields: Any) -> Any:
+        is_like = isinstance(fields, Mapping) and fields.get("like") == "mlperf"
+        return {**LIKE_MLPERF, **fields} if is_like else fields
+
+    @model_validator(mode="after")
+    def _scenario_has_its_options(self) -> Self:
+        if bool(self.batch_sizes) != (self.scenario == "offline"):
+            raise ValueError("batch_sizes and scenario: offline go together")
+        if (self.rate_hz is not None) != (self.scenario == "fixed_rate"):
+            raise ValueError("rate_hz and scenario: fixed_rate go together")
+        if self.batch_sizes and "batch_size" in self.model_fields_set:
+            raise ValueError("batch_sizes stands in place of batch_size: leave batch_size out")
+        if list(self.batch_sizes) != sorted(set(self.batch_sizes)):
+            raise ValueError("batch_sizes begins with the smallest, and names each size once")
+        if self.like and (self.scenario != "single_stream" or self.batch_size != 1):
+            raise ValueError("like: mlperf follows the rules of the single stream, with one image at a time")
+        return self
+
+    @property
+    def latency_batch(self) -> int:
+        """The batch size of the latency."""
+        return self.batch_sizes[0] if self.batch_sizes else self.batch_size
 
     def runtime_on(self, target: str) -> str | None:
         """The runtime that opens the model, if the stage names it."""
@@ -490,6 +553,26 @@ class Select(OnTarget):
 
     def kind(self, kinds: Mapping[str, Kind]) -> Kind:
         return next((kinds[name] for name in self.models if name in kinds), "onnx")
+
+
+def models_of(stage: Stage) -> tuple[str, ...]:
+    """The ids of the models that a stage runs, changes or ships: its model, or each model of a selection."""
+    return tuple(name for path, name, _ in references(stage) if path[0] in ("model", "models"))
+
+
+def makers_of(model: str, stages: Mapping[str, Stage], through: tuple[type[Stage], ...] = (Select,)) -> Iterator[Stage]:
+    """The stages that make a model.
+
+    Args:
+        stages: by id.
+        through: of stages of these kinds, the makers of the models that they read are given in their place.
+    """
+    maker = stages.get(model)
+    if isinstance(maker, through):
+        for source in models_of(maker):
+            yield from makers_of(source, stages, through)
+    elif maker is not None:
+        yield maker
 
 
 class Check(Stage):

@@ -17,7 +17,14 @@ from edgevit.configs.targets import LOCAL_TARGETS, check_target_name
 from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, TargetError, shortened
 from edgevit.frozen import Frozen
-from edgevit.latency_model.unit_costs import UNITS, Floats, fitted_costs, interval_factor, left_out_ms
+from edgevit.latency_model.unit_costs import (
+    UNITS,
+    MeasuredUnits,
+    fitted_costs,
+    fitted_int8_costs,
+    interval_factor,
+    left_out_ms,
+)
 from edgevit.model_file import TargetInfo
 from edgevit.targets.named import named_target, project_file, user_file
 
@@ -28,7 +35,7 @@ LARGEST_BYTES = 2**20
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
 
 
-class MeasuredModel(Frozen):
+class CalibrationModel(Frozen):
     """A model that was measured on the target.
 
     Attributes:
@@ -57,7 +64,7 @@ class CalibratedForm(Frozen):
     threads: int
     info: TargetInfo
     costs_ns: dict[str, Positive]
-    models: tuple[MeasuredModel, ...] = Field(min_length=FEWEST_MODELS)
+    models: tuple[CalibrationModel, ...] = Field(min_length=FEWEST_MODELS)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -111,28 +118,32 @@ class Calibration(Frozen):
 
 
 def fitted_form(
-    runtime: str, precision: str, threads: int, info: TargetInfo, names: Sequence[str], units: Floats,
-    latencies_ms: Sequence[float],
-) -> CalibratedForm:  # fmt: skip
+    key: tuple[str, str, int],
+    info: TargetInfo,
+    models: Sequence[MeasuredUnits],
+    floats: Sequence[MeasuredUnits] | None = None,
+) -> CalibratedForm:
     """Fit the unit costs to measured models, and predict each model from the others.
 
     Args:
-        units: shape (models, units).
+        key: runtime, precision, threads.
+        floats: for INT8 files, models in float32 with the same runtime and threads; None for other precisions.
 
     Raises:
         TargetError: there are fewer than FEWEST_MODELS models.
     """
-    if len(names) < FEWEST_MODELS:
+    runtime, precision, threads = key
+    if len(models) < FEWEST_MODELS:
         what = "too few models were measured to fit a prediction"
-        raise TargetError(
-            what, where=info.name, got=f"{len(names)} in {precision}", expected=f"at least {FEWEST_MODELS}"
-        )
-    predicted = left_out_ms(units, latencies_ms)
-    rows = zip(names, units.tolist(), latencies_ms, predicted, strict=True)
-    models = [MeasuredModel(name=name, units=own, p50_ms=p50, left_out_ms=other) for name, own, p50, other in rows]
-    costs = fitted_costs(units, latencies_ms)
+        got, expected = f"{len(models)} in {precision}", f"at least {FEWEST_MODELS}"
+        raise TargetError(what, where=info.name, got=got, expected=expected)
+    rows = [
+        CalibrationModel(name=model.name, units=model.units.tolist(), p50_ms=model.p50_ms, left_out_ms=other)
+        for model, other in zip(models, left_out_ms(models, floats), strict=True)
+    ]
+    costs = fitted_costs(models) if floats is None else fitted_int8_costs(models, floats)
     return CalibratedForm(
-        runtime=runtime, precision=precision, threads=threads, info=info, costs_ns=costs, models=tuple(models)
+        runtime=runtime, precision=precision, threads=threads, info=info, costs_ns=costs, models=tuple(rows)
     )
 
 

@@ -79,13 +79,14 @@ class Estimate:
         """The estimate for people."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
         nominal = "" if self.is_coverage_known else "nominal "
+        counted = "kernels" if self.power_mode else "operators"
         return [
             f"predicted {self.latency_ms:.3g} ms, "
             f"{nominal}90% interval {self.low_90_ms:.3g} to {self.high_90_ms:.3g} ms, "
             f"{nominal}80% interval {self.low_80_ms:.3g} to {self.high_80_ms:.3g} ms",
             f"{self._where()}, {self.precision}, batch {self.batch_size}, compute alone",
             f"bound by {self.bound_by}: {shares}",
-            f"{self.macs / 1e9:.3g} G MACs for an image, {self.kernels} kernels",
+            f"{self.macs / 1e9:.3g} G MACs for an image, {self.kernels} {counted}",
             f"energy {self.why_no_energy}",
             *self.notes,
         ]

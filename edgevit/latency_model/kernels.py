@@ -46,6 +46,10 @@ PARTIAL_READERS = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}  # 
 FUNCTIONS = {"Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "Log", "LogSoftmax", "Mish", "Pow", "QuickGelu", "Selu",
              "Sigmoid", "Sin", "Cos", "Softmax", "Softplus", "Tanh"}  # fmt: skip
 NORMS = REDUCTIONS - FUNCTIONS
+ON_INTEGERS = {
+    *OPERANDS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Relu",
+    "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Transpose", "Where",
+}  # fmt: skip
 KNOWN = {*FREE, *SHAPE_OPERATORS, *POINTWISE, *REDUCTIONS, *POOLS, *COPIES, *OPERANDS, "Constant", "ConstantOfShape"}
 
 
@@ -88,12 +92,14 @@ class KernelPlan:
             inputs and writes its outputs.
         unsized: the number of nodes by operator, for nodes with an open size. Their work is left out.
         in_subgraphs: the number of nodes by operator in the bodies of If, Loop and Scan. They are no kernels here.
+        rounded: elements of an image that are rounded to 8 bits behind an operator that computes in float.
     """
 
     kernels: tuple[Kernel, ...]
     unknown: dict[str, int]
     unsized: dict[str, int]
     in_subgraphs: dict[str, int] = field(default_factory=dict)
+    rounded: int = 0
 
     @property
     def macs(self) -> int:
@@ -108,7 +114,8 @@ def kernels_of(graph: Graph, batch: int = 1) -> KernelPlan:
     unsized = Counter(node.op_type for group in groups if group not in sized for node in group.nodes)
     kernels = tuple(_kernel(group, graph, batch) for group in sized)
     inner = operator_counts(graph.model) - Counter(node.op_type for node in graph.nodes)
-    return KernelPlan(kernels, *(dict(counts.most_common()) for counts in (unknown, unsized, inner)))
+    untold, open_sized, nested = (dict(counts.most_common()) for counts in (unknown, unsized, inner))
+    return KernelPlan(kernels, untold, open_sized, nested, _rounded(graph) // batch)
 
 
 @dataclass(eq=False)
@@ -211,6 +218,21 @@ class _Grouping:
                 elif (other := self._group_of.get(reader.output[0])) is not None and other is not group:
                     found[id(other)] = other
         return list(found.values())
+
+
+def _rounded(graph: Graph) -> int:
+    """Elements that QuantizeLinear reads from operators which compute in float."""
+    pairs = [node for node in graph.of_type("QuantizeLinear") if not graph.is_weight(node.input[0])]
+    return sum(_count(graph, node.input[0]) or 0 for node in pairs if not _is_in_integers(node.input[0], graph))
+
+
+def _is_in_integers(name: str, graph: Graph) -> bool:
+    """Whether the operator that makes a tensor runs on integers in ONNX Runtime: all that it reads is dequantized."""
+    maker = graph.maker.get(name)
+    if maker is None or maker.op_type not in ON_INTEGERS:
+        return False
+    read = [one for one in maker.input if one and one not in graph.constants and not graph.is_weight(one)]
+    return bool(read) and all(graph.pair_end(one) is not None for one in read)
 
 
 def _fixed_tensors(graph: Graph) -> set[str]:

@@ -37,7 +37,7 @@ def estimate_on_target(
     """
     form = calibration.form(precision, runtime, threads)
     check_counted(plan, where)
-    parts = parts_ms(units_of(plan.kernels, batch_size), form.costs_ns)
+    parts = parts_ms(units_of(plan, batch_size), form.costs_ns)
     latency_ms = sum(parts.values())
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * form.costs_ns["node"] * 1e-6

@@ -1,25 +1,27 @@
 """The latency of a graph on a CPU as a sum of unit costs, fitted to the latencies of a few models there.
 
 The costs are those of the arithmetic of each kind of product, of bytes of activations and weights, of elements that
-functions, norms, copies and other pointwise operators write, and of a node. A unit is a multiply-accumulate, a byte, an
-element or a node. All units of a graph are counted in its kernels (`kernels.py`), and their costs add up.
+functions, norms, copies and other pointwise operators write, of elements that are rounded to 8 bits, and of a node. A
+unit is a multiply-accumulate, a byte, an element or a node. All units of a graph are counted in its kernels
+(`kernels.py`), and their costs add up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from edgevit.latency_model.kernels import Kernel
+from edgevit.latency_model.kernels import KernelPlan
 
 Floats = NDArray[np.float64]
 Part = Literal["compute", "memory", "launches"]
-BYTES = 4
+FLOAT_BYTES, INT8_BYTES = 4, 1
 
 # Usual cost of a unit in ns on a core of a fast CPU in float32, in round numbers. The fit moves all of them together to
 # the speed of the machine, and then each.
@@ -31,6 +33,11 @@ USUAL_NS: Mapping[str, tuple[float, Part]] = {
     "depthwise_output": (0.3, "compute"),
     "product": (0.025, "compute"),
     "attention": (0.05, "compute"),
+    "int8_spatial_conv": (0.008, "compute"),
+    "int8_pointwise_conv": (0.008, "compute"),
+    "int8_grouped_conv": (0.016, "compute"),
+    "int8_depthwise_conv": (0.07, "compute"),
+    "int8_product": (0.008, "compute"),
     "function": (1.0, "compute"),
     "norm": (0.5, "compute"),
     "activation_byte": (0.025, "memory"),
@@ -38,49 +45,99 @@ USUAL_NS: Mapping[str, tuple[float, Part]] = {
     "copy": (0.3, "memory"),
     "transpose": (0.5, "memory"),
     "pointwise": (0.15, "memory"),
+    "rounded": (0.3, "memory"),
     "node": (1000.0, "launches"),
 }
 UNITS = tuple(USUAL_NS)
 NOISE = 0.1  # usual log error of a prediction
 MACHINE_SPREAD = 2.0  # usual log ratio of a machine's speed to the fast CPU's
 COST_SPREAD = 1.0  # usual log ratio of a cost to its usual value, at the machine's speed
+ONLY_IN_INT8 = (*(unit for unit in UNITS if unit.startswith("int8_")), "rounded")
+INT8_SPREAD = 0.7  # usual log ratio of another cost in INT8 files to that in float32
 
 
-def units_of(kernels: Sequence[Kernel], batch_size: int = 1) -> Floats:
+@dataclass(frozen=True)
+class MeasuredUnits:
+    """A model that was measured.
+
+    Attributes:
+        units: the number of each unit, in the order of UNITS; shape (units,).
+        p50_ms: of one image.
+    """
+
+    name: str
+    units: Floats
+    p50_ms: float
+
+    @property
+    def root(self) -> str:
+        """The name up to its first dot, which a model has in every precision: deit of deit.int8."""
+        return self.name.partition(".")[0]
+
+
+def units_of(plan: KernelPlan, batch_size: int = 1) -> Floats:
     """The number of units of a graph in a batch, in the order of UNITS; shape (units,)."""
     counts = dict.fromkeys(UNITS, 0.0)
-    for kernel in kernels:
+    for kernel in plan.kernels:
+        width = INT8_BYTES if kernel.is_int8 else FLOAT_BYTES
         if kernel.kind != "memory":
-            counts[kernel.kind] += kernel.macs * batch_size
+            in_int8 = f"int8_{kernel.kind}"
+            counts[in_int8 if kernel.is_int8 and in_int8 in counts else kernel.kind] += kernel.macs * batch_size
         if kernel.kind == "depthwise_conv":
             counts["depthwise_output"] += kernel.macs * batch_size / max(1, kernel.depth)
         for step, elements in kernel.elements:
             counts[step] += elements * batch_size
-        counts["activation_byte"] += BYTES * kernel.activations * batch_size
-        counts["weight_byte"] += BYTES * kernel.weights
+        counts["activation_byte"] += width * kernel.activations * batch_size
+        counts["weight_byte"] += width * kernel.weights
         counts["node"] += kernel.nodes
+    counts["rounded"] = plan.rounded * batch_size
     return np.array([counts[unit] for unit in UNITS])
 
 
-def fitted_costs(units: Floats, latencies_ms: Sequence[float]) -> dict[str, float]:
-    """The cost of each unit in ns.
+def fitted_costs(models: Sequence[MeasuredUnits]) -> dict[str, float]:
+    """The cost of each unit in ns, in float32.
 
     Least squares of log(predicted / measured) in usual errors, with the distance of the machine's speed and of each
     cost from their usual values.
+    """
+    usual = np.log([cost for cost, _ in USUAL_NS.values()])
+    spreads = np.array([MACHINE_SPREAD, *[COST_SPREAD] * len(UNITS)])
+    speed, *own = _solved(models, usual, spreads)
+    return dict(zip(UNITS, map(float, np.exp(usual + speed + own)), strict=True))
+
+
+def fitted_int8_costs(models: Sequence[MeasuredUnits], floats: Sequence[MeasuredUnits]) -> dict[str, float]:
+    """The cost of each unit in ns, in INT8 files. The usual costs are those that are fitted in float32.
+
+    The cost of what float32 does not have is usual at the speed of the machine in float32.
 
     Args:
-        units: of each model, shape (models, units).
-        latencies_ms: measured, of each model.
+        models: INT8 files.
+        floats: models in float32 on the same target. Without any, the usual costs in float32 are taken.
     """
-    measured, usual = np.log(latencies_ms), np.log([cost for cost, _ in USUAL_NS.values()])
+    costs = fitted_costs(floats) if floats else {unit: cost for unit, (cost, _) in USUAL_NS.items()}
+    usual = np.log(list(costs.values()))
+    own_spreads = [COST_SPREAD if unit in ONLY_IN_INT8 else INT8_SPREAD for unit in UNITS]
+    spreads = np.array([NOISE if floats else MACHINE_SPREAD, *own_spreads])
+    speed, *own = _solved(models, usual, spreads)
+    return dict(zip(UNITS, map(float, np.exp(usual + speed + own)), strict=True))
+
+
+def _solved(models: Sequence[MeasuredUnits], usual: Floats, spreads: Floats) -> Floats:
+    """The log ratios of the machine's speed and of each cost to their usual values; shape (1 + units,)."""
+    units, measured = np.array([model.units for model in models]), np.log([model.p50_ms for model in models])
 
     def errors(values: Floats) -> Floats:
-        speed, own = values[0], values[1:]
-        predicted = np.log(units @ np.exp(usual + speed + own) * 1e-6)
-        return np.concatenate([(predicted - measured) / NOISE, [speed / MACHINE_SPREAD], own / COST_SPREAD])
+        predicted = np.log(units @ np.exp(usual + values[0] + values[1:]) * 1e-6)
+        return np.concatenate([(predicted - measured) / NOISE, values / spreads])
 
-    solved = least_squares(errors, np.zeros(1 + len(UNITS))).x
-    return dict(zip(UNITS, map(float, np.exp(usual + solved[0] + solved[1:])), strict=True))
+    solved: Floats = least_squares(errors, np.zeros(len(spreads))).x
+    return solved
+
+
+def predicted_ms(units: Floats, costs_ns: Mapping[str, float]) -> float:
+    """The predicted time."""
+    return sum(parts_ms(units, costs_ns).values())
 
 
 def parts_ms(units: Floats, costs_ns: Mapping[str, float]) -> dict[Part, float]:
@@ -91,14 +148,20 @@ def parts_ms(units: Floats, costs_ns: Mapping[str, float]) -> dict[Part, float]:
     return parts
 
 
-def left_out_ms(units: Floats, latencies_ms: Sequence[float]) -> list[float]:
-    """The prediction of each model by a fit to all other models, in ms."""
-    times = np.asarray(latencies_ms)
+def left_out_ms(models: Sequence[MeasuredUnits], floats: Sequence[MeasuredUnits] | None = None) -> list[float]:
+    """The prediction of each model by a fit to all other models, in ms.
+
+    Args:
+        floats: for INT8 files, models in float32 on the same target; None for models in float32.
+    """
     predicted = []
-    for place in range(len(times)):
-        others = np.arange(len(times)) != place
-        costs = fitted_costs(units[others], times[others].tolist())
-        predicted.append(sum(parts_ms(units[place], costs).values()))
+    for model in models:
+        others = [other for other in models if other is not model]
+        if floats is None:
+            costs = fitted_costs(others)
+        else:
+            costs = fitted_int8_costs(others, [other for other in floats if other.root != model.root])
+        predicted.append(predicted_ms(model.units, costs))
     return predicted
 
 

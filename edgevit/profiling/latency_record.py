@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.profiling.energy import EnergyRecord, NoEnergy, energy_in
 from edgevit.profiling.loop import Start
+from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput
 from edgevit.profiling.telemetry import NOT_SAMPLED
 
 
@@ -42,6 +43,11 @@ class LatencyRecord:
         parts_ms: the median time of each part of a run from a photo to a class; empty if the model alone was timed.
         start: of the model in a process of its own; None if it was not measured.
         energy: for an image, or why it was not measured; None if the release that measured did not try.
+        starts: number of fresh starts that the interval is over; None if it was not recorded.
+        offline: the throughput with each batch size; empty unless the scenario was `offline`.
+        fixed_rate: the frames of the scenario `fixed_rate`; None without it.
+        like_mlperf: the result by the rules of LoadGen's single stream; None if they were not asked for.
+        scenario_failed: a sentence, if the scenario broke off after what is recorded.
     """
 
     p50_ms: float
@@ -64,6 +70,11 @@ class LatencyRecord:
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
     energy: EnergyRecord | NoEnergy | None = None
+    starts: int | None = None
+    offline: tuple[Throughput, ...] = ()
+    fixed_rate: FrameStream | None = None
+    like_mlperf: LoadgenResult | None = None
+    scenario_failed: tuple[str, ...] = ()
 
     @property
     def is_judged(self) -> bool:
@@ -103,6 +114,11 @@ class LatencyRecord:
             parts_ms=metrics.get("parts_ms", {}),
             start=Start(**start) if start else None,
             energy=energy_in(metrics),
+            starts=latency.get("starts"),
+            offline=tuple(map(Throughput.of_json, metrics.get("offline", ()))),
+            fixed_rate=FrameStream.of_json(stream) if (stream := metrics.get("fixed_rate")) else None,
+            like_mlperf=LoadgenResult.of_json(result) if (result := metrics.get("like_mlperf")) else None,
+            scenario_failed=tuple(metrics.get("scenario_failed", ())),
         )
 
     def numbers(self) -> dict[str, Any]:
@@ -114,6 +130,7 @@ class LatencyRecord:
                 for suffix, value in zip(("", "_low", "_high"), percentile[:3], strict=True)
             },
             "n": self.n,
+            "starts": self.starts,
             "coefficient_of_variation": self.variation,
             "boundary": self.boundary,
             "label": self.label,

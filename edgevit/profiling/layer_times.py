@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.artifacts import Json
 from edgevit.profiling.loop import SHORTEST_MS, MeasurePlan, WallClock, Work
-from edgevit.profiling.measure import Label, Measurement, drifted
+from edgevit.profiling.measure import Label, Measurement, disturbed_runs
 
 MOST_TIMES = 100_000  # that a profiler keeps: of all layers in all runs, half of them for the warm-up
 FEWEST_RUNS = 10
@@ -157,7 +157,7 @@ def layer_times(
     Both are judged, as a latency is.
     """
     samples_ms = np.asarray(profiled.samples_ms)
-    with_profiler = Measurement(samples_ms, plain.plan, disturbed=drifted(samples_ms))
+    with_profiler = Measurement(samples_ms, plain.plan, disturbed=disturbed_runs(samples_ms, plain.plan))
     return LayerTimes(
         tuple(layers),
         runs=len(profiled.samples_ms),

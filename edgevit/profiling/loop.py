@@ -39,6 +39,7 @@ STRETCH_S = 0.5  # the last runs of a warm-up, whose halves are compared. Chosen
 FEWEST_IN_STRETCH = 8  # runs; with 4 against 4, the rank sum can tell the halves apart
 STEADY_WITHIN = 0.01  # between the medians of the halves. Chosen: half of what a measurement should agree within
 STEADY_Z = 1.96  # of the rank sum: 5% of steady runs are beyond
+AWAKE_S = 1e-3  # before a frame arrives, in which a stream waits without sleep. Chosen: a sleep ends late by less
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class MeasurePlan:
         is_watched: whether the state of this machine is sampled during the runs. An agent elsewhere always does it.
         idle_s: time at rest before all runs, over which idle power is measured where the machine tells power. 0: energy
             is not measured.
+        rate_hz: frames, of `batch_size` images each, that arrive in a second at equal intervals. 0: a run begins when
+            the run before it has ended.
     """
 
     warmup_s: float = 0.5
@@ -67,6 +70,7 @@ class MeasurePlan:
     most_warmup_s: float = 0.0
     is_watched: bool = False
     idle_s: float = 0.0
+    rate_hz: float = 0.0
 
 
 class Soak(NamedTuple):
@@ -100,6 +104,7 @@ class Runs(NamedTuple):
     """The counted runs of a model, in order, and the warm-up before them.
 
     Attributes:
+        samples_ms: the time of each run; with a rate, the time from the arrival of each frame to its end.
         seconds: from the start of the first run to the end of the last one.
         cpu_s: processor time of this process meanwhile, over all its threads.
         parts_ms: the median time of each part of a `Waterfall`; empty for other work.
@@ -161,6 +166,9 @@ class Clock(Protocol):
     def time_ms(self, work: Work) -> float:
         """Run `work` once; returns its latency."""
 
+    def wait_until(self, time_s: float) -> None:
+        """Return at a time of `now_s`; at once, if it has passed."""
+
 
 class WallClock:
     """Wall time of this process."""
@@ -173,9 +181,19 @@ class WallClock:
         work()
         return (time.perf_counter_ns() - start) / 1e6
 
+    def wait_until(self, time_s: float) -> None:
+        while True:
+            left_s = time_s - self.now_s()
+            if left_s <= 0:
+                return
+            if left_s > AWAKE_S:
+                time.sleep(left_s - AWAKE_S)
+
 
 def run_alone(work: Work, plan: MeasurePlan, clock: Clock, on_start: Callable[[], object] | None = None) -> Runs:
     """Run a model by itself: warm up until it is steady, then at least `duration_s` and `min_runs`.
+
+    Without a rate, a run begins when the run before it has ended. With a rate, frames arrive at equal intervals.
 
     Args:
         on_start: is called between the warm-up and the counted runs.
@@ -183,13 +201,33 @@ def run_alone(work: Work, plan: MeasurePlan, clock: Clock, on_start: Callable[[]
     warmed = warm_up(work, plan, clock)
     if on_start is not None:
         on_start()
-    samples_ms: list[float] = []
     start_s, cpu_s = clock.now_s(), time.process_time()
-    while clock.now_s() < start_s + plan.duration_s or len(samples_ms) < plan.min_runs:
-        samples_ms.append(clock.time_ms(work))
+    samples_ms = _stream(work, plan, clock) if plan.rate_hz else _one_after_another(work, plan, clock)
     seconds, cpu_s = clock.now_s() - start_s, time.process_time() - cpu_s
     parts_ms = work.medians_ms(len(samples_ms)) if isinstance(work, Waterfall) else {}
     return Runs(samples_ms, warmed, seconds, cpu_s, parts_ms)
+
+
+def _one_after_another(work: Work, plan: MeasurePlan, clock: Clock) -> list[float]:
+    samples_ms: list[float] = []
+    end_s = clock.now_s() + plan.duration_s
+    while clock.now_s() < end_s or len(samples_ms) < plan.min_runs:
+        samples_ms.append(clock.time_ms(work))
+    return samples_ms
+
+
+def _stream(work: Work, plan: MeasurePlan, clock: Clock) -> list[float]:
+    """Latencies (ms) of frames from their arrival. A frame that arrives during a run waits; no frame is dropped."""
+    samples_ms: list[float] = []
+    start_s = clock.now_s()
+    end_s = start_s + plan.duration_s
+    while True:
+        arrival_s = start_s + len(samples_ms) / plan.rate_hz
+        if max(arrival_s, clock.now_s()) >= end_s and len(samples_ms) >= plan.min_runs:
+            return samples_ms
+        clock.wait_until(arrival_s)
+        clock.time_ms(work)
+        samples_ms.append((clock.now_s() - arrival_s) * 1e3)
 
 
 def warm_up(work: Work, plan: MeasurePlan, clock: Clock) -> WarmUp:

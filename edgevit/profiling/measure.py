@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from edgevit.errors import EdgevitError
 from edgevit.profiling.conditions import hottest_c, load_average
 from edgevit.profiling.energy import EnergyRecord, NoEnergy, energy_of_runs
 from edgevit.profiling.loop import (
@@ -32,18 +33,24 @@ from edgevit.profiling.statistics import (
     coefficient_of_variation,
     drift,
     nearest_rank,
-    percentile_interval,
+    percentile_interval_over_starts,
     trend_chance,
 )
 from edgevit.profiling.telemetry import NOT_SAMPLED, Processor, Telemetry
 
+R = TypeVar("R")
 Label = Literal["measured", "replayed"]
 PERCENTILES: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)
 
 # trtexec calls a GPU unstable above 2.5% (TensorRT 10.14); a CPU under an operating system scatters more.
 NOISY_ABOVE = 0.10
 DRIFT_ABOVE = 0.05  # of the first third of the runs. Chosen: well above the 2% that measurements should agree within
+APART_ABOVE = 0.06  # for a change from start to start. Chosen: starts on a quiet machine differ by up to 5%
 DRIFT_CHANCE = 0.01  # of a trend as strong without a drift
+FEWEST_IN_JUMP = 20  # runs, of which none lasts as long as all others together. Chosen
+JUMP_S = 1.0  # a run of a fast model that waits for a processor ends sooner. Chosen
+FEWEST_IN_STEPS = 100  # runs, whose latencies show the steps of a clock. Chosen
+COARSE_ABOVE = 0.01  # of the p50, for a step of the clock. Chosen: half of what a measurement should agree within
 DRIFT_OVER_S = 1.0  # a shorter run is too short: a block of its trend would not outlast a scheduler's time slices
 
 
@@ -60,6 +67,7 @@ class Measurement:
         parts_ms: the median time of each part of a run from a photo to a class; empty for the boundary `compute`.
         start: of the model in a process of its own; None where it was not measured.
         seconds: from the start of the first run to the end of the last one; by default, the sum of the latencies.
+        start_runs: the number of runs in each start; empty for a single start.
     """
 
     samples_ms: Samples
@@ -73,13 +81,19 @@ class Measurement:
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
     seconds: float | None = None
+    start_runs: tuple[int, ...] = ()
+
+    @property
+    def by_start(self) -> list[Samples]:
+        """The latencies of each start."""
+        return np.split(self.samples_ms, np.cumsum(self.start_runs)[:-1]) if self.start_runs else [self.samples_ms]
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
 
     def interval(self, percent: Literal[50, 90, 99]) -> Interval | None:
-        """95% interval of a percentile; None if the runs are too few for it."""
-        return percentile_interval(self.samples_ms, percent)
+        """95% interval of a percentile; None if the runs are too few for it. With several starts, it is over starts."""
+        return percentile_interval_over_starts(self.by_start, percent)
 
     @cached_property
     def p50_interval(self) -> Interval:
@@ -92,7 +106,8 @@ class Measurement:
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt the measurement, one sentence each."""
         from_telemetry = self.telemetry.doubts(self.processor) if self.telemetry else ()
-        return (*self.doubts, *from_telemetry, *_warnings(self.samples_ms))
+        scattered = () if self.plan.rate_hz else _warnings(self.by_start)
+        return (*self.doubts, *from_telemetry, *coarse(self.samples_ms), *scattered)
 
     @cached_property
     def invalid(self) -> tuple[str, ...]:
@@ -119,6 +134,7 @@ class Measurement:
             "p99": self.percentile_ms(99),
             **self._bounds(),
             "n": len(self.samples_ms),
+            "starts": len(self.by_start),
             "coefficient_of_variation": coefficient_of_variation(self.samples_ms),
             "boundary": self.plan.boundary,
             "label": self.label,
@@ -156,11 +172,28 @@ def measure(
         processor: the one that runs `work`.
     """
     receipt, clock = {**(conditions or {}), **plan.__dict__, **load_now()}, clock or WallClock()
-    meters = meters if plan.is_watched else ()
-    for meter in meters:
-        meter.rest(plan)
+    rest(plan, meters)
     soaked = soak(work, plan.soak_s, temperature_c, clock) if plan.soak_s else None
-    runs, readings = _metered(work, plan, clock, meters)
+    runs, readings = metered(lambda begin: run_alone(work, plan, clock, begin), plan, meters)
+    return measurement_of_runs(runs, soaked, readings, plan, receipt, processor)
+
+
+def rest(plan: MeasurePlan, meters: Sequence[SpanMeter]) -> None:
+    """Let the meters measure the machine at rest, if the plan asks to watch it."""
+    for meter in meters if plan.is_watched else ():
+        meter.rest(plan)
+
+
+def measurement_of_runs(
+    runs: Runs,
+    soaked: Soak | None,
+    readings: Sequence[SpanReading],
+    plan: MeasurePlan,
+    conditions: Mapping[str, Any],
+    processor: Processor = "cpu",
+    start: Start | None = None,
+) -> Measurement:
+    """The measurement of the runs in a process of this machine, with what meters say of them."""
     samples_ms = np.asarray(runs.samples_ms)
     telemetry = next((reading.telemetry for reading in readings if reading.telemetry), None)
     unwatched = (NOT_SAMPLED,) if plan.is_watched and telemetry is None else ()
@@ -169,7 +202,7 @@ def measure(
         samples_ms,
         plan,
         {
-            **receipt,
+            **conditions,
             **conditions_of_soak(soaked),
             **conditions_of_runs(runs.warm_up, runs.seconds, runs.cpu_s),
             **of_meters,
@@ -182,28 +215,35 @@ def measure(
         ),
         telemetry=telemetry,
         processor=processor,
-        disturbed=(*drifted(samples_ms), *(reason for reading in readings for reason in reading.invalid)),
+        disturbed=(*disturbed_runs(samples_ms, plan), *(reason for reading in readings for reason in reading.invalid)),
         parts_ms=runs.parts_ms,
         seconds=runs.seconds,
+        start=start,
     )
 
 
-def _metered(
-    work: Work, plan: MeasurePlan, clock: Clock, meters: Sequence[SpanMeter]
-) -> tuple[Runs, list[SpanReading]]:
-    """The runs, and what the meters say of them. Each meter that was started is stopped, also where a run fails."""
+def metered(
+    run: Callable[[Callable[[], object]], R], plan: MeasurePlan, meters: Sequence[SpanMeter]
+) -> tuple[R, list[SpanReading]]:
+    """The runs, and what the meters say of them, if the plan asks to watch the machine.
+
+    Each meter that was started is stopped, also where a run fails.
+
+    Args:
+        run: does the runs, and calls its argument between the warm-up and the counted ones.
+    """
     readings = dict[int, SpanReading]()
 
     def stop(index: int, meter: SpanMeter) -> None:
         readings[index] = meter.stop()
 
-    def start() -> None:
-        for index, meter in enumerate(meters):
+    def begin() -> None:
+        for index, meter in enumerate(meters if plan.is_watched else ()):
             meter.start(plan)
             stops.callback(stop, index, meter)
 
     with ExitStack() as stops:
-        runs = run_alone(work, plan, clock, start)
+        runs = run(begin)
     return runs, [readings[index] for index in sorted(readings)]
 
 
@@ -212,7 +252,8 @@ def valid_measurement(
 ) -> Measurement:
     """A measurement that is taken again as long as it is invalid, until `retry_s` have passed since the first one.
 
-    The reasons of the earlier takes are in the conditions, as `disturbed_takes`. The last take may be invalid.
+    The reasons of the earlier takes are in the conditions, as `disturbed_takes`. The last take may be invalid. If a
+    later take fails, the one before it is kept.
 
     Args:
         take: measures. Replayed times are not taken again: they would be the same.
@@ -223,19 +264,57 @@ def valid_measurement(
     while measured.invalid and measured.label == "measured" and clock.now_s() < end_s:
         say(f"measured again, because the run was disturbed: {'; '.join(measured.invalid)}")
         takes.append(measured.invalid)
-        measured = take()
+        try:
+            measured = take()
+        except EdgevitError as error:
+            say(f"not measured again: {error.what}")
+            break
     return replace(
         measured, conditions={**measured.conditions, "disturbed_takes": [list(reasons) for reasons in takes]}
     )
 
 
-def drifted(samples_ms: Samples) -> tuple[str, ...]:
-    """A sentence, if the latency rose or fell over the run by more than DRIFT_ABOVE, and not by chance."""
+def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
+    """Reasons in the latencies of a start why they do not count, a sentence each.
+
+    Frames of a stream wait for each other: there, a long run and a rise of the latency are no disturbance.
+    """
+    if not (samples_ms > 0).all():
+        return ("a run took no time: the clock jumped back, or the run is shorter than the step of the clock",)
+    if plan.rate_hz:
+        return ()
+    longest_ms, all_ms = float(samples_ms.max()), float(samples_ms.sum())
+    if len(samples_ms) >= FEWEST_IN_JUMP and longest_ms > max(all_ms / 2, JUMP_S * 1e3):
+        return (
+            f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock "
+            "jumped",
+        )
+    return drifted([samples_ms])
+
+
+def drifted(starts: Sequence[Samples]) -> tuple[str, ...]:
+    """A sentence, if the latency rose or fell over the runs by more than DRIFT_ABOVE, and not by chance.
+
+    A smaller change than APART_ABOVE is a drift only if it also shows within the starts.
+    """
+    samples_ms = np.concatenate(starts)
     change = drift(samples_ms)
-    if samples_ms.sum() < DRIFT_OVER_S * 1e3 or abs(change) <= DRIFT_ABOVE or trend_chance(samples_ms) > DRIFT_CHANCE:
+    if samples_ms.sum() < DRIFT_OVER_S * 1e3 or abs(change) <= DRIFT_ABOVE:
+        return ()
+    rises = [trend_chance(starts), *([trend_chance([samples_ms])] if abs(change) > APART_ABOVE else [])]
+    if min(rises if change > 0 else (1 - chance for chance in rises)) > DRIFT_CHANCE / 2:
         return ()
     word = "slower" if change > 0 else "faster"
     return (f"the speed changed over the run: its last third was {abs(change):.0%} {word} than its first",)
+
+
+def coarse(samples_ms: Samples) -> tuple[str, ...]:
+    """A sentence, if the clock is too coarse for the runs: its steps show in their latencies."""
+    steps_ms = np.diff(np.unique(samples_ms))
+    p50_ms = nearest_rank(samples_ms, 50)
+    if len(samples_ms) < FEWEST_IN_STEPS or not len(steps_ms) or steps_ms.min() <= COARSE_ABOVE * p50_ms:
+        return ()
+    return (f"the clock tells steps of {steps_ms.min() * 1e3:.3g} µs, and a run lasts {p50_ms * 1e3:.3g} µs",)
 
 
 def conditions_of_runs(warmed: WarmUp, seconds: float, cpu_s: float) -> dict[str, Any]:
@@ -274,11 +353,11 @@ def load_now() -> dict[str, Any]:
     return {"load_average_1min_at_start": load_average()}
 
 
-def _warnings(samples_ms: Samples) -> list[str]:
-    warnings = []
+def _warnings(starts: Sequence[Samples]) -> list[str]:
+    warnings, samples_ms = [], np.concatenate(starts)
     variation, change = coefficient_of_variation(samples_ms), drift(samples_ms)
     if variation > NOISY_ABOVE:
         warnings.append(f"the runs scatter by {variation:.0%} of their mean: other work, or throttling, disturbed them")
-    if change > DRIFT_ABOVE and not drifted(samples_ms):
+    if change > DRIFT_ABOVE and not drifted(starts):
         warnings.append(f"the last third was {change:.0%} slower than the first: the machine may have throttled")
     return warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64]
 
 MOST_BLOCKS, FEWEST_BLOCKS = 64, 16  # of a run; blocks are joined until neighbors hardly depend on each other
-TREND_BLOCKS = 20
+TREND_BLOCKS = 20  # of a measurement
+FEWEST_TREND_BLOCKS = 4  # of each start
 NORMAL = 1.96  # 97.5% of the normal distribution
 # Independent runs that an interval of a percentile needs: those of MLPerf's early stopping (LoadGen, single stream).
 FEWEST_RUNS: Mapping[float, int] = {50: 1, 90: 64, 99: 662}
@@ -50,7 +52,7 @@ def percentile_interval(samples_ms: Samples, percent: float) -> Interval | None:
     from scipy.special import betaincinv  # a finished run does not need it
 
     share = percent / 100
-    independent = min(independent_runs(samples_ms, at) for at in {50.0, percent})
+    independent = _fewest_independent(samples_ms, percent)
     if independent < FEWEST_RUNS[percent]:
         return None
     below, above = share * independent, (1 - share) * independent
@@ -58,18 +60,58 @@ def percentile_interval(samples_ms: Samples, percent: float) -> Interval | None:
     return Interval(nearest_rank(samples_ms, 100 * float(low)), nearest_rank(samples_ms, 100 * float(high)))
 
 
+def percentile_interval_over_starts(starts: Sequence[Samples], percent: float) -> Interval | None:
+    """95% interval of a percentile of all runs, from the runs of each start; None if the runs are too few.
+
+    Sectioning: the interval lies about the percentile of all runs, and its width is that of Student's interval for the
+    scatter of the starts' percentiles about it (Asmussen and Glynn 2007, III.5b; Nakayama 2014), on logarithms. Starts
+    are independent, so it holds what varies between starts and what varies within them. With one start, the interval is
+    that of `percentile_interval`, which holds what varies within it.
+    """
+    if len(starts) < 2:
+        return percentile_interval(starts[0], percent)
+    if sum(_fewest_independent(samples_ms, percent) for samples_ms in starts) < FEWEST_RUNS[percent]:
+        return None
+    return about(
+        nearest_rank(np.concatenate(starts), percent), [nearest_rank(samples_ms, percent) for samples_ms in starts]
+    )
+
+
+def about(value: float, of_starts: Sequence[float]) -> Interval:
+    """Student's 95% interval about a value, from the scatter of its parts about it, on logarithms (see above).
+
+    Args:
+        of_starts: the values of two or more starts, which are independent.
+    """
+    if min(value, *of_starts) <= 0:
+        return Interval(min(value, *of_starts), max(value, *of_starts))
+    starts = len(of_starts)
+    spread = math.sqrt(float(np.square(np.log(of_starts) - math.log(value)).sum()) / (starts - 1))
+    half = math.exp(students_t(starts - 1) * spread / math.sqrt(starts))
+    return Interval(value / half, value * half)
+
+
+def _fewest_independent(samples_ms: Samples, percent: float) -> float:
+    """The number of independent runs at the median and at a percentile, the smaller one."""
+    return min(independent_runs(samples_ms, at) for at in {50.0, percent})
+
+
 def independent_runs(samples_ms: Samples, percent: float) -> float:
-    """The number of independent runs whose share up to a percentile varies as that of these runs, at most all.
+    """The number of independent runs whose share up to a percentile varies as that of these runs, at most all."""
+    return _independent(samples_ms <= nearest_rank(samples_ms, percent), percent / 100)
+
+
+def _independent(is_counted: NDArray[np.bool_], share: float) -> float:
+    """The number of independent runs whose share varies as that of these runs, at most all.
 
     Runs share clocks, caches and neighbors, so the variance of the share is `spread_of_mean`. Student's distribution
     stands for the few blocks (Steiger and Wilson 2002).
     """
-    count, share = len(samples_ms), percent / 100
-    is_below = (samples_ms <= nearest_rank(samples_ms, percent)).astype(np.float64)
+    count = len(is_counted)
     blocks = min(MOST_BLOCKS, count // 4)
-    if blocks < 2:
+    if blocks < 2 or not 0 < share < 1:
         return float(count)
-    spread = spread_of_mean(is_below, blocks)
+    spread = spread_of_mean(is_counted.astype(np.float64), blocks)
     variance = max(spread.variance, share * (1 - share) / count)
     return max(1.0, float(share * (1 - share) / (variance * (students_t(spread.freedom) / NORMAL) ** 2)))
 
@@ -98,6 +140,17 @@ def students_t(freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))
+
+
+def share_interval(is_counted: NDArray[np.bool_]) -> Interval:
+    """95% interval of the share of runs that are counted: Clopper and Pearson (1934), for runs that may depend."""
+    from scipy.special import betaincinv
+
+    share = float(is_counted.mean())
+    independent = _independent(is_counted, share)
+    inside, outside = share * independent, (1 - share) * independent
+    low = float(betaincinv(inside, outside + 1, 0.025)) if inside else 0.0
+    return Interval(low, float(betaincinv(inside + 1, outside, 0.975)) if outside else 1.0)
 
 
 def _dependence(values: Samples) -> float:
@@ -159,18 +212,24 @@ def drift(samples_ms: Samples) -> float:
     return nearest_rank(samples_ms[-third:], 50) / max(nearest_rank(samples_ms[:third], 50), 1e-12) - 1
 
 
-def trend_chance(samples_ms: Samples) -> float:
-    """The chance of so strong a rise or fall of the latency over TREND_BLOCKS blocks of runs, if there is none.
+def trend_chance(starts: Sequence[Samples]) -> float:
+    """The chance of so strong a rise of the latency within the starts if there is none; for a fall, 1 minus it.
 
-    Kendall's rank correlation of the blocks' medians with their order (Mann 1945).
+    Kendall's rank correlation of the medians of blocks with their order (Mann 1945), summed over the starts (Hirsch,
+    Slack and Smith 1982), so that a difference between starts is no trend. It is 0.5 if there are too few runs.
     """
-    from scipy.stats import kendalltau
+    each = max(FEWEST_TREND_BLOCKS, TREND_BLOCKS // len(starts))
+    long = [samples_ms for samples_ms in starts if len(samples_ms) >= each]
+    risen = sum(_risen([nearest_rank(block, 50) for block in np.array_split(one, each)]) for one in long)
+    variance = len(long) * each * (each - 1) * (2 * each + 5) / 18
+    if risen == 0:
+        return 0.5
+    return 0.5 * math.erfc((risen - math.copysign(1, risen)) / math.sqrt(2 * variance))
 
-    if len(samples_ms) < TREND_BLOCKS:
-        return 1.0
-    medians = [nearest_rank(block, 50) for block in np.array_split(samples_ms, TREND_BLOCKS)]
-    chance = float(kendalltau(range(TREND_BLOCKS), medians).pvalue)
-    return 1.0 if math.isnan(chance) else chance  # equal medians
+
+def _risen(medians: Sequence[float]) -> int:
+    """Pairs whose later value is larger, minus those whose later value is smaller."""
+    return sum((later > earlier) - (later < earlier) for earlier, later in combinations(medians, 2))
 
 
 def _rank(percent: float, count: int) -> int:

@@ -24,6 +24,8 @@ from edgevit.configs import (
     Select,
     Stage,
     kinds_of,
+    makers_of,
+    models_of,
     references,
 )
 from edgevit.configs.fields import MEASUREMENTS, Takes
@@ -136,11 +138,6 @@ def mistakes_across_stages(recipe: Recipe, document: Block, folder: Path) -> Ite
             engines[stage.id] = engines[stage.models[0]]
 
 
-def _models_of(stage: Stage) -> tuple[str, ...]:
-    """The models that a stage reads."""
-    return stage.models if isinstance(stage, Select) else (getattr(stage, "model", ""),)
-
-
 def _problem_of_engine(stage: Stage, model: str, engines: Mapping[str, Compile]) -> Problem | None:
     """A model that was compiled on another target than the one that would run it."""
     engine = engines.get(model)
@@ -184,7 +181,7 @@ def _problem_of_target(
     stage: Stage, kinds: Mapping[str, Kind], engines: Mapping[str, Compile], folder: Path
 ) -> Problem | None:
     """The first problem with the target of a stage, for any of its models."""
-    for model in _models_of(stage):
+    for model in models_of(stage):
         problem = _problem_of_engine(stage, model, engines) or _problem_with_model(stage, model, kinds, engines, folder)
         if problem:
             return problem
@@ -197,7 +194,7 @@ def _problem_with_model(
     """A target that does not run a model. The files of targets are read only if a stage names one of them."""
     name: str = getattr(stage, "target", LOCAL_CPU)
     is_tensorrt = getattr(stage, "runtime", None) == TENSORRT.name
-    if name == LOCAL_CPU and isinstance(stage, Compile) and is_tensorrt:
+    if name == LOCAL_CPU and isinstance(stage, Compile | Prune) and is_tensorrt:
         return Problem("TensorRT does not run on a CPU", f"{LOCAL_GPU}, or a name of edgevit devices")
     kind = kinds.get(model)
     if name == LOCAL_GPU and kind == "engine" and model not in engines:
@@ -212,9 +209,9 @@ def _problem_with_model(
         hint = did_you_mean(name, targets) or f"edgevit devices add {name} ssh://user@host"
         return Problem(f"there is no target '{name}'. {hint}", f"one of {', '.join(targets)}")
     config = targets[name].config
-    if isinstance(stage, Prune) and config is not None and config.runtime == TENSORRT.name:
-        what = f"prune times models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT (targets.yaml)"
-        return Problem(what, "keep_macs or keep_params, or another target")
+    if isinstance(stage, Prune) and not is_tensorrt and config is not None and config.runtime == TENSORRT.name:
+        what = f"'{stage.id}' would time models in {ONNXRUNTIME.title}, and '{name}' is meant for TensorRT"
+        return Problem(f"{what} (targets.yaml)", f"runtime: {TENSORRT.name}, or another target")
     if kind == "engine" and model not in engines:
         what = f"'{name}' is a machine of targets.yaml, and '{model}' is compiled for this machine's CPU"
         return Problem(what, "the ONNX file that it is compiled from")
@@ -396,12 +393,8 @@ def _without_embedding(bundle: Bundle, earlier: Sequence[Stage]) -> Problem | No
 
 def _exports_of(model: str, earlier: Sequence[Stage]) -> Iterator[Export]:
     """The stage that exported a model; for a selection, those of each of its models."""
-    maker = next((stage for stage in earlier if stage.id == model), None)
-    if isinstance(maker, Export):
-        yield maker
-    elif isinstance(maker, (Quantize, Compile, Select)):
-        for source in _models_of(maker):
-            yield from _exports_of(source, earlier)
+    makers = makers_of(model, {stage.id: stage for stage in earlier}, through=(Quantize, Compile, Select))
+    return (maker for maker in makers if isinstance(maker, Export))
 
 
 def _unmeasured(report: Report, earlier: Sequence[Stage]) -> Problem | None:

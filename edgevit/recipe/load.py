@@ -26,7 +26,7 @@ def load_recipe(path: Path, settings: Sequence[str] = (), say: Callable[[str], N
 
 
 def recipe_and_folder(
-    path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None
+    path: Path, settings: Sequence[str] = (), say: Callable[[str], None] | None = None, base: Path | None = None
 ) -> tuple[Recipe, Path]:
     """Read and check a recipe; the recipe, and the folder from which its relative paths start.
 
@@ -36,13 +36,15 @@ def recipe_and_folder(
         settings: changes of the form "stages.ID.key=value", "datasets.NAME.key=value", "budget.latency_ms=5";
             a relative path given here starts from the current folder.
         say: receives a note for each former name in the recipe.
+        base: the folder from which relative paths start and whose targets.yaml counts, in place of the file's own.
 
     Raises:
         RecipeError: with the line and the nearest valid name, for anything that a run could not use.
     """
     check_utf8(path.absolute())
     allowance = Allowance()
-    file, base = find_recipe(path)
+    file, own_folder = find_recipe(path)
+    base = base or own_folder
     document, notes = _read(file, allowance), list[str]()
     _replace_former_names(document, notes)
     for setting in settings:

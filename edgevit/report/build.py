@@ -52,7 +52,7 @@ def write_report(
 
 def report_json(models: Lineup, budget: Budget, name: str) -> Json:
     """The content of the page for programs: fractions, milliseconds, bytes; null for what was not measured."""
-    verdict = verdict_on(models, budget)
+    verdict, timing = verdict_on(models, budget), models.deployed.timing
     return {
         "schema_version": 1,
         "name": name,
@@ -61,7 +61,10 @@ def report_json(models: Lineup, budget: Budget, name: str) -> Json:
         "answer": {**outcome(verdict), "deployed": about_deployed(models.deployed), "points": points_of(models)},
         "cautions": _cautions(models, verdict),
         "device": on_device(models),
-        "latency_facts": latency_facts(models.deployed.timing) if models.deployed.timing else [],
+        "latency_facts": latency_facts(timing) if timing else [],
+        "offline": [batch.as_json() for batch in timing.offline] if timing else [],
+        "fixed_rate": timing.fixed_rate.as_json() if timing and timing.fixed_rate else None,
+        "like_mlperf": timing.like_mlperf.as_json() if timing and timing.like_mlperf else None,
         "deployed": models.deployed.id,
         "float_student": models.float_student.id if models.float_student else None,
         "teacher": models.teacher.id if models.teacher else None,
@@ -94,6 +97,9 @@ def _cautions(models: Lineup, verdict: Verdict) -> list[str]:
     timed = [models.deployed, *(variant for _, variant in models.timed_baselines())]
     latencies = [
         f"{variant.id}: {warning}." for variant in timed if variant.timing for warning in variant.timing.warnings
+    ]
+    latencies += [
+        f"{variant.id}: {one}." for variant in timed if variant.timing for one in variant.timing.scenario_failed
     ]
     latencies += [  # that of the deployed model is in the verdict
         f"{variant.id}: the latency is invalid: {reason}."

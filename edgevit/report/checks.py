@@ -32,10 +32,12 @@ def scatter_of_builds(engine: Artifact) -> str | None:
     times, replayed = build["p50_ms"], build["label"] == "replayed"
     medians = f"{milliseconds(min(times))} to {milliseconds(max(times))}{' (replayed)' if replayed else ''}"
     why = ", the first right one, since replayed times choose nothing" if replayed else ""
+    invalid = sum(bool(reasons) for reasons in build.get("invalid", ()))
+    disturbed = f"; the machine was disturbed in {invalid} of these timings" if invalid else ""
     failed = f"; {'; '.join(build['failed'])}" if build.get("failed") else ""
     return (
         f"{len(times)} builds gave medians of {medians}, which includes what changed on the device between them, and "
-        f"the engine is build {build['kept']}{why}: another build may be as slow as the slowest{failed}"
+        f"the engine is build {build['kept']}{why}: another build may be as slow as the slowest{disturbed}{failed}"
     )
 
 

@@ -67,7 +67,7 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         energies=text.energy_rows(report["variants"]),
         energy_header=text.ENERGY_HEADER,
         energy_note=text.energy_note(report["variants"]),
-        selections=[_selection(selection) for selection in report["selections"]],
+        selections=[_selection(number, selection) for number, selection in enumerate(report["selections"])],
         selection_header=text.SELECTION_HEADER,
         learned_from=text.learned_from_lines(report["learned_from"]),
         learned_from_note=text.LEARNED_FROM_NOTE,
@@ -138,9 +138,11 @@ def _overview(report: Mapping[str, Any], lineup: Lineup) -> Json | None:
     return {"wide": wide, "narrow": narrow, "missing": missing} if wide and narrow else None
 
 
-def _selection(selection: Json) -> Json:
-    """One selection: a sentence, a row and a reason for each model, and the winner."""
+def _selection(number: int, selection: Json) -> Json:
+    """One selection: a sentence, a picture, a row and a reason for each model, and the winner."""
     return {
+        "wide": plots.selection_front(str(number), selection, 960),
+        "narrow": plots.selection_front(str(number), selection, 380),
         "sentence": text.selection_sentence(selection),
         "rows": text.selection_rows(selection),
         "notes": text.selection_notes(selection),
@@ -160,6 +162,9 @@ def _latency(deployed: Variant) -> Json | None:
         "sentence": text.latency_sentence(deployed.timing),
         "histogram": plots.latency_histogram(samples_ms, percentiles),
         "run_order": plots.run_order(samples_ms),
+        "throughput_header": text.THROUGHPUT_HEADER,
+        "throughput": text.throughput_rows(deployed.timing.offline),
+        "throughput_plot": plots.throughput(deployed.timing.offline) if len(deployed.timing.offline) > 1 else None,
         "conditions": recorded["conditions"],
     }
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from edgevit.checking.timed_layers import TimedModel
+from edgevit.profiling.scenarios import Throughput
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.report.text import significant
 from edgevit.report.variants import Variant
@@ -50,26 +51,31 @@ def accuracy_latency(
     targets = list(dict.fromkeys(point.target for point in shown))
     with _figure(f"accuracy-latency-{width_px}", width_px, 340) as (figure, svg):
         axes = figure.add_subplot()
-        axes.set_xscale("log")
         for point in shown:
             _variant_marker(axes, point, MARKERS[targets.index(point.target) % len(MARKERS)], point.id == deployed.id)
-        times_ms = [point.x_ms for point in shown]
-        if budget_ms is not None:
-            times_ms.append(budget_ms)
-            _budget_line(axes, budget_ms)
-        axes.set_xlim(min(times_ms) / 1.6, max(times_ms) * 2.2)
-        axes.margins(y=0.12)
-        axes.set_xlabel("p50 latency, ms (log scale; left is faster)")
-        axes.set_ylabel("top-1 accuracy, %")
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _scale(axes, shown, budget_ms)
         if len(targets) > 1:
             for index, target in enumerate(targets):
                 axes.plot([], [], MARKERS[index % len(MARKERS)], color=MUTED, label=target)
             axes.legend(loc="lower right", frameon=False)
         _name_variants(axes, figure, shown, deployed.id)
+    return svg()
+
+
+def selection_front(name: str, selection: Mapping[str, Any], width_px: int) -> str:
+    """Top-1 over p50 of the models of a selection, with intervals; a line along the Pareto front."""
+    rows = {model["id"]: model for model in selection["models"]}
+    shown = [_placed_model(model) for model in rows.values()]
+    with _figure(f"selection-{name}-{width_px}", width_px, 320) as (figure, svg):
+        axes = figure.add_subplot()
+        for point in shown:
+            _variant_marker(axes, point, "o" if rows[point.id]["on_front"] else "x", point.id == selection["winner"])
+        front = sorted((point.x_ms, point.y_percent) for point in shown if rows[point.id]["on_front"])
+        axes.step(
+            *zip(*front, strict=True), where="post", color=SECOND, linewidth=1.2, linestyle=LINE_DASHES[2], zorder=2
+        )
+        _scale(axes, shown, selection["limits"]["latency_ms"])
+        _name_variants(axes, figure, shown, selection["winner"])
     return svg()
 
 
@@ -130,6 +136,22 @@ def run_order(samples_ms: Samples) -> str:
     return svg()
 
 
+def throughput(batches: Sequence[Throughput]) -> str:
+    """Images a second by batch size, with 95% intervals."""
+    sizes = [str(batch.batch_size) for batch in batches]
+    rates = np.array([batch.images_per_s for batch in batches])
+    bounds = [(batch.low or batch.images_per_s, batch.high or batch.images_per_s) for batch in batches]
+    with _figure("throughput", 460, 250) as (figure, svg):
+        axes = figure.add_subplot()
+        errors = np.abs(np.transpose(bounds) - rates)
+        axes.errorbar(sizes, rates, errors, color=ACCENT, linewidth=1.3, marker="o", capsize=4)
+        axes.set_ylim(0)
+        axes.margins(x=0.12)
+        axes.set_xlabel("images in a batch")
+        axes.set_ylabel("images a second")
+    return svg()
+
+
 def over_the_run(telemetry: Telemetry) -> str | None:
     """Temperature, clock and power of the device over the run, a panel each; None if nothing was sampled.
 
@@ -156,7 +178,7 @@ def over_the_run(telemetry: Telemetry) -> str | None:
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axes.tick_params(labelbottom=index == len(shown) - 1)
-        axes.set_xlabel("seconds since the program's start (shaded: the counted runs)")
+        axes.set_xlabel("seconds (shaded: the counted runs)")
     return svg()
 
 
@@ -370,6 +392,31 @@ def _placed(variants: Sequence[Variant]) -> Iterator[_Placed]:
                 100 * accuracy.top1.value,
                 (100 * accuracy.top1.low, 100 * accuracy.top1.high),
             )
+
+
+def _placed_model(model: Mapping[str, Any]) -> _Placed:
+    """A model in the record of a selection."""
+    top1, p50_ms = model["top1"], model["p50_ms"]
+    y_range = 100 * top1["low"], 100 * top1["high"]
+    x_range = p50_ms["low"], p50_ms["high"]
+    return _Placed(model["id"], None, p50_ms["value"], x_range, 100 * top1["value"], y_range)
+
+
+def _scale(axes: Axes, shown: Sequence[_Placed], budget_ms: float | None) -> None:
+    """Axes of top-1 over p50, and a line at the budget."""
+    times_ms = [point.x_ms for point in shown]
+    axes.set_xscale("log")
+    if budget_ms is not None:
+        times_ms.append(budget_ms)
+        _budget_line(axes, budget_ms)
+    axes.set_xlim(min(times_ms) / 1.6, max(times_ms) * 2.2)
+    axes.margins(y=0.12)
+    axes.set_xlabel("p50 latency, ms (log scale; left is faster)")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _for_the_page(svg: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from edgevit.configs.runtimes import RUNTIMES
 from edgevit.profiling.energy import EnergyRecord
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
+from edgevit.profiling.scenarios import MOST_LATE, FrameStream, LoadgenResult, Throughput
 from edgevit.profiling.statistics import FEWEST_RUNS
 from edgevit.terminal import points, printable
 
@@ -25,6 +26,10 @@ PRECISIONS = {
     "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "float8": "FP8", "int8": "INT8", "int4": "INT4",
 }  # fmt: skip
 NOT_MEASURED = "–"
+THROUGHPUT_HEADER = ("batch", "images/s", "95% interval", "p50 of a batch")
+NOT_OFFICIAL = (
+    "timed by edgevit, not by LoadGen; random images, any model, no accuracy run and no review of a submission"
+)
 MOST_IMAGES = 0.5  # of the test images: with so many learned from, the accuracy says little about new images
 FEW_SHOT_HEADER = ("method", "mean top-1", "95% interval", "lowest", "highest")
 ENERGY_HEADER = ("model", "energy", "95% interval", "power of the runs", "at rest")
@@ -88,9 +93,14 @@ def latency_facts(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 
 def _latency_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
+    if latency.starts is not None and latency.starts > 1:
+        yield "Starts", f"{latency.starts} fresh starts of the model; the intervals hold what varies between them"
+    elif latency.starts == 1 and latency.label == "measured":
+        yield "Starts", "1: the intervals hold for this start alone; another one may differ by some per cent"
     for percent, percentile in latency.percentiles.items():
         if percentile.low_ms is None and percentile.is_recorded:
-            yield f"Interval of p{percent}", f"too few runs: it needs {FEWEST_RUNS[percent]:,} independent runs"
+            yield f"Interval of p{percent}", _why_no_interval(latency.n, FEWEST_RUNS[percent])
+    yield from scenario_facts(latency)
     if latency.parts_ms:
         parts = " → ".join(f"{name} {milliseconds(part_ms)}" for name, part_ms in latency.parts_ms.items())
         yield "Parts", f"{parts} (medians)"
@@ -129,6 +139,57 @@ def energy_cell(energy: Mapping[str, Any] | None) -> str:
         return NOT_MEASURED
     label = "" if energy["label"] == "measured" else f" {energy['label']}"
     return f"{significant(energy['mj'])} mJ{label}{' invalid' if energy['invalid'] else ''}"
+
+
+def scenario_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
+    """Labels and values of the scenario `fixed_rate`, and of a result by MLPerf's rules."""
+    if latency.fixed_rate:
+        yield from _stream_facts(latency.fixed_rate)
+    if latency.like_mlperf:
+        yield from _loadgen_facts(latency.like_mlperf)
+
+
+def _stream_facts(stream: FrameStream) -> Iterator[tuple[str, str]]:
+    """Whether a rate of frames is kept, the late frames, and the latency from the arrival of a frame."""
+    for reason in stream.invalid:
+        yield "Fixed rate", f"INVALID: {reason}"
+    kept = {True: "kept", False: "NOT kept", None: "not told whether it is kept; a longer duration may tell"}
+    images = f" of {stream.batch_size} images" if stream.batch_size > 1 else ""
+    rate, ended = f"{stream.rate_hz:g} frames{images} a second", f"{significant(stream.frames_per_s)} ended in a second"
+    yield "Fixed rate", f"{rate}: {kept[stream.is_kept]}; {ended}"
+    interval = f"95% interval {stream.late_low:.1%} to {stream.late_high:.1%}"
+    yield "Late frames", f"{stream.late:.1%} ({interval}), when the next one came; {MOST_LATE:.0%} may be"
+    percentiles = zip((50, 90, 99), (stream.p50_ms, stream.p90_ms, stream.p99_ms), strict=True)
+    latencies = ", ".join(f"p{percent} {milliseconds(value)}" for percent, value in percentiles)
+    yield "From arrival to end", f"{latencies}, {stream.frames:,} frames"
+
+
+def _loadgen_facts(result: LoadgenResult) -> Iterator[tuple[str, str]]:
+    """The result by LoadGen's rules, with what is missing."""
+    p90 = "too few queries for p90" if result.p90_ms is None else f"p90 {milliseconds(result.p90_ms)} by early stopping"
+    yield "Like MLPerf", f"{p90}, single stream, {result.queries:,} queries in {significant(result.seconds)} s"
+    for shortfall in result.shortfalls:
+        yield "Not as MLPerf", shortfall
+    yield "Not official", NOT_OFFICIAL
+
+
+def _why_no_interval(runs: int, fewest: int) -> str:
+    if runs < fewest:
+        return f"none: {runs:,} runs are too few, it needs {fewest:,}"
+    return f"none: the {runs:,} runs depend on each other, and count as fewer than {fewest:,} independent ones"
+
+
+def throughput_rows(batches: Sequence[Throughput]) -> list[tuple[str, ...]]:
+    """A row for each batch size, under THROUGHPUT_HEADER."""
+    return [
+        (
+            str(batch.batch_size),
+            f"{batch.images_per_s:,.4g}",
+            NOT_MEASURED if batch.low is None else f"{batch.low:,.4g} to {batch.high:,.4g}",
+            _median(batch.p50_ms, batch.label, bool(batch.invalid)),
+        )
+        for batch in batches
+    ]
 
 
 def latency_cell(latency: Mapping[str, Any] | None) -> str:
@@ -185,6 +246,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## In numbers",
         "\n".join(_paragraph(f"- {_point_text(point)}") for point in answer["points"]),
         *_beside_latency(report["latency_facts"]),
+        *_throughput(report["offline"]),
         "## All models, from teacher to deployed",
         variants_table(report["variants"]),
         _paragraph(report["table_note"]),
@@ -208,6 +270,13 @@ def _beside_latency(facts: Sequence[Sequence[str]]) -> Iterator[str]:
     if facts:
         yield "Beside the latency of the deployed model:"
         yield "\n".join(_paragraph(f"- {label}: {value}") for label, value in facts)
+
+
+def _throughput(batches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The table of report.md."""
+    if batches:
+        yield "Throughput of the deployed model, by batch size:"
+        yield _aligned([THROUGHPUT_HEADER, *throughput_rows([Throughput.of_json(batch) for batch in batches])])
 
 
 def device_title(device: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -20,7 +20,7 @@ from edgevit.errors import ArtifactError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan, SpanMeter, Work, measure
 from edgevit.profiling.conditions import cpu, cpu_frequency, gpus
 from edgevit.profiling.layer_times import LayerTimes
-from edgevit.profiling.loop import Part, Start, Waterfall
+from edgevit.profiling.loop import Part, Waterfall
 from edgevit.provenance import version_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -78,9 +78,9 @@ class Session(Protocol):
         """The time of each layer; None if the runtime does not tell it."""
         return None
 
-    def with_start(self, measured: Measurement) -> Measurement:
-        """The measurement with the start of the model, where the target starts it in a process of its own for that."""
-        return measured
+    def measure_anew(self, plan: MeasurePlan) -> Measurement:
+        """As `measure`, in a fresh start of the model: in a process of its own, or loaded anew where it has none."""
+        return self.measure(plan)
 
 
 class LocalSession(Session, Protocol):
@@ -88,20 +88,14 @@ class LocalSession(Session, Protocol):
 
     Attributes:
         meters: what a target of this machine measures beside the times, where a plan asks to watch the machine.
-        starter: starts the model in a process of its own; raises TargetError if it does not start there.
+        starter: measures the model in a fresh start, by a plan; None if the target has no way to start it anew.
     """
 
     meters: Sequence[SpanMeter] = ()
-    starter: Callable[[MeasurePlan], Start] | None = None
+    starter: Callable[[MeasurePlan], Measurement] | None = None
 
-    def with_start(self, measured: Measurement) -> Measurement:
-        """As `Session.with_start`. A model that does not start is a doubt."""
-        if self.starter is None:
-            return measured
-        try:
-            return replace(measured, start=self.starter(measured.plan))
-        except TargetError as error:
-            return replace(measured, doubts=(*measured.doubts, error.what))
+    def measure_anew(self, plan: MeasurePlan) -> Measurement:
+        return self.measure(plan) if self.starter is None else self.starter(plan)
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. A race interleaves such runs."""
@@ -186,7 +180,8 @@ def check_batch(spec: IOSpec, batch_size: int) -> None:
             "the model has a fixed batch size",
             got=f"batch size {batch_size}",
             expected=fixed,
-            next=f"give it {fixed} images at a time (--batch {fixed}, in a recipe batch_size: {fixed})",
+            next=f"give it {fixed} images at a time (--batch {fixed}, in a recipe batch_size: {fixed}), or "
+            "export it with an open batch size",
         )
 
 

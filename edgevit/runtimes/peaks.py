@@ -20,10 +20,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 
 from edgevit.artifacts import IOSpec, Json, Preprocess, sha256_of
-from edgevit.configs.runtimes import RUNTIMES, TORCH
+from edgevit.configs.runtimes import OPENVINO, RUNTIMES, TORCH
 from edgevit.context import usable_cpus
 from edgevit.disks import cache_folder, whole_or_not_at_all
-from edgevit.model_file import options_for
+from edgevit.model_file import OpenvinoOptions, RuntimeOptions, options_for
 from edgevit.profiling import MeasurePlan, Work, measure
 from edgevit.profiling.conditions import cpu
 from edgevit.profiling.roofline import FLOPS_A_MAC, Peaks
@@ -31,7 +31,7 @@ from edgevit.provenance import version_of
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.sessions import file_session
 
-KERNELS = 2  # raised when the kernels below change
+KERNELS = 3  # raised when the kernels below change
 VALID_S, DISTURBED_VALID_S = 30 * 86_400, 3600
 LARGEST_BYTES = 65_536
 PLAN = MeasurePlan(warmup_s=0.1, duration_s=0.2, min_runs=10)
@@ -174,12 +174,13 @@ def rate_gflops(macs: int, ms: float) -> float:
 
 def _timed_in_files(runtime: str, threads: int, array_bytes: int) -> Timed:
     kernels, rates = list[KernelTime](), dict[str, list[float]]()
-    for precision in ("float32", "int8"):
+    for precision in ("float32", "int8", *(["bfloat16"] if _has_bfloat16(runtime) else [])):
         for graph, macs in (
             (_product(precision), ROWS * WIDTH * WIDTH),
             (_convolution(precision), MACS_OF_CONVOLUTION),
         ):
-            kernels.append(_large_kernel(graph, runtime, threads))
+            options = OpenvinoOptions(inference_precision="bfloat16") if precision == "bfloat16" else None
+            kernels.append(_large_kernel(graph, runtime, threads, options))
             rates.setdefault(precision, []).append(rate_gflops(macs, kernels[-1].ms))
     copied = _large_kernel(_copy(array_bytes), runtime, threads)
     small = _small_kernel(runtime, threads)
@@ -191,12 +192,20 @@ def _timed_in_files(runtime: str, threads: int, array_bytes: int) -> Timed:
     )
 
 
-def _large_kernel(graph: ModelProto, runtime: str, threads: int) -> KernelTime:
+def _has_bfloat16(runtime: str) -> bool:
+    if runtime != OPENVINO.name:
+        return False
+    from edgevit.runtimes.openvino.session import has_bfloat16
+
+    return has_bfloat16()
+
+
+def _large_kernel(graph: ModelProto, runtime: str, threads: int, options: RuntimeOptions | None = None) -> KernelTime:
     """The least time of the large kernel of a graph by the profiler, as layers are timed, over ROUNDS.
 
     It is the time of the whole run, with a warning, if the profiler does not name the kernel.
     """
-    with _session(graph, runtime, threads) as session:
+    with _session(graph, runtime, threads, options) as session:
         rounds = [_large_of(session) for _ in range(ROUNDS)]
     return min(rounds, key=lambda one: one.ms)
 
@@ -221,13 +230,15 @@ def _small_kernel(runtime: str, threads: int) -> KernelTime:
 
 
 @contextmanager
-def _session(graph: ModelProto, runtime: str, threads: int) -> Iterator[HostSession]:
+def _session(
+    graph: ModelProto, runtime: str, threads: int, options: RuntimeOptions | None = None
+) -> Iterator[HostSession]:
     height, width = (dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim[2:])
     spec = IOSpec.for_classifier(Preprocess(height=height, width=width), ("peak",), batch=1)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx.save(graph, file)
-        yield file_session(file, spec, options_for(runtime), threads)
+        yield file_session(file, spec, options or options_for(runtime), threads)
 
 
 def _product(precision: str) -> ModelProto:
@@ -260,8 +271,11 @@ def small_chain(length: int) -> ModelProto:
 
 
 def _quantizable(operator: str, weight: Floats, precision: str, **attributes: Any) -> tuple[list[NodeProto], Constants]:
-    """x → operator → made; in int8, with Q/DQ pairs around it, as `quantize` writes them."""
-    if precision == "float32":
+    """x → operator → made; in int8, with Q/DQ pairs around it, as `quantize` writes them.
+
+    bfloat16 is an option of the session; its graph is that of float32.
+    """
+    if precision != "int8":
         return [_node(operator, ["x", "w"], "made", name=LARGE, **attributes)], {"w": weight}
     scale = np.float32(np.abs(weight).max() / 127)
     constants = {

@@ -98,6 +98,10 @@ class Selection:
         }
 
 
+class NotBetterThanGuess(CheckFailed):
+    """No model is shown to be better than always answering the commonest class."""
+
+
 class Against(NamedTuple):
     """A model against the most accurate one: the loss of top-1, and how often as fast it is; None without a race."""
 
@@ -144,7 +148,12 @@ def no_winner(
 ) -> CheckFailed:
     """The error where no model meets the budget. It says which budget could be met."""
     got = "; ".join(f"{id}: {reason}" for id, reason in selection.reasons.items())
-    advice = " or ".join(_budgets_to_meet(models, limits)) or "train the models longer: none beats a constant guess"
+    if not any(map(_beats_constant_guess, models)):
+        advice = "train the models longer, or add labelled images to compare them by"
+        return NotBetterThanGuess(
+            "no model is shown to be better than a constant guess", where=where, got=got, next=advice
+        )
+    advice = " or ".join(_budgets_to_meet(models, limits))
     return CheckFailed("no model meets the budget", where=where, got=got, expected=str(limits), next=advice)
 
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from onnx import ModelProto
 from torch import nn
 
 from edgevit.artifacts import Artifact, Contents, IOSpec
 from edgevit.configs import Export
-from edgevit.context import Context, usable_cpus
+from edgevit.context import Context
 from edgevit.exporting import onnx_from_module, reparameterized, tensor_ranges, with_normalization
+from edgevit.exporting.float16 import in_float16
 from edgevit.graphs.files import write_onnx
-from edgevit.graphs.float16 import with_float16
-from edgevit.graphs.norms import with_fused_norms
 from edgevit.model_file import ONNX_FILE, ModelFile, options_for
 from edgevit.models import open_checkpoint
 from edgevit.models.cost import cost_of
 from edgevit.models.embedding import WithEmbedding, embedding_width
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import TrainedRanges, trained_ranges
-from edgevit.progress import Progress
-from edgevit.runtimes.base import SessionOptions, fixed_batch, random_images
-from edgevit.runtimes.float16_range import beyond_float16, beyond_float16_text
-from edgevit.runtimes.parity import PROBES, check_sessions_agree
+from edgevit.runtimes.base import SessionOptions
+from edgevit.runtimes.parity import check_sessions_agree
 from edgevit.runtimes.sessions import session_as_declared
 from edgevit.runtimes.torch.session import TorchSession
 
@@ -65,7 +61,7 @@ def exported(
     model_file = ModelFile(weight_precision=config.precision, options=options_for(config.runtime))
     model, written, carried = graph.model, graph.spec, None
     if config.precision == "float16":
-        model = _in_float16(model, graph.spec, config, context.progress)
+        model = in_float16(model, graph.spec, config.id, context.progress)
     if config.normalize:
         written = written.taking_uint8_images()
         model = with_normalization(model, written)
@@ -89,12 +85,3 @@ def exported(
         "max_difference": agreement.max_difference,
     }
     return Contents(kind="onnx", metrics=metrics, io=written, model_file=model_file)
-
-
-def _in_float16(model: ModelProto, spec: IOSpec, config: Export, progress: Progress) -> ModelProto:
-    """The graph in float16, but for what leaves its range on seeded images."""
-    fused = with_fused_norms(model)
-    beyond = beyond_float16(fused, lambda: [random_images(spec, fixed_batch(spec) or PROBES)], threads=usable_cpus())
-    if beyond:
-        progress.say(f"    {config.id}: {beyond_float16_text(beyond, 'random images')}")
-    return with_float16(fused, config.id, beyond)

@@ -15,15 +15,17 @@ from edgevit.training.distributed.processes import on_ranks
 from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.ssl.setup import UNTRAINED_CLASSES, pretrained
 
-MEASURES = ("loss", "spread", "rank", "embedding_spread", "embedding_rank", "entropy", "entropy_of_mean")
+MEASURES = (
+    "loss", "spread", "rank", "embedding_spread", "embedding_rank", "entropy", "entropy_of_mean", "pretext_top1"
+)  # fmt: skip
 
 
 @on_ranks
 def run(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    built, init = pretrained(config, inputs, context, out), inputs.get("init")
+    (built, method), init = pretrained(config, inputs, context, out), inputs.get("init")
     classes = UNTRAINED_CLASSES if init is None else init.io.classes
     unnamed = init is None or not init.io.names_its_classes
-    metrics: Json = {"method": config.method.type, **_last_measures(out / METRICS)}
+    metrics: Json = {"method": method, **_last_measures(out / METRICS)}
     return checkpoint_contents(built, classes, out, metrics, _origin(config, init), METRICS, unnamed=unnamed)
 
 

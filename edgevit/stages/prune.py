@@ -10,7 +10,7 @@ import torch
 
 from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.compression.importance import known_labels, taylor_importance
-from edgevit.compression.latency_search import LatencyTrial, share_for_latency
+from edgevit.compression.latency_search import LatencySearch, LatencyTrial
 from edgevit.compression.pruning import (
     Importance,
     Removable,
@@ -22,6 +22,7 @@ from edgevit.compression.pruning import (
     unit_counts,
 )
 from edgevit.configs import Prune
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.image_statistics import check_images
@@ -29,6 +30,7 @@ from edgevit.models.checkpoints import checkpoint_contents, open_to_reshape
 from edgevit.models.cost import share_left
 from edgevit.models.creation import BuiltModel
 from edgevit.progress import Progress
+from edgevit.stages.trial_engines import ENGINES, engine_builder, kept_logs
 from edgevit.targets import target_for
 
 
@@ -36,16 +38,17 @@ def run(config: Prune, inputs: Mapping[str, Artifact], context: Context, out: Pa
     whole, classes = open_to_reshape(inputs["model"]), inputs["model"].io.classes
     unnamed = not inputs["model"].io.names_its_classes
     importance = _importance(whole, classes, config, inputs, context)
-    keep, trials = _keep(whole, importance, config, context)
+    keep, trials = _keep(whole, importance, config, context, out)
     removal = plan_removal(whole, importance, config.cost, keep)
     contents = checkpoint_contents(pruned_model(whole, removal), classes, out, {}, {}, unnamed=unnamed)
     _say_what_is_left(unit_counts(whole.module, removal), inputs["model"].metrics, contents.metrics, context.progress)
     # Measurements differ between runs, so they are no part of the result.
-    return replace(contents, log_metrics={"timed": [trial.as_json() for trial in trials]} if trials else {})
+    timed = {"timed": [trial.as_json() for trial in trials]} if trials else {}
+    return replace(contents, log_metrics=timed, logs=tuple(kept_logs(out)))
 
 
 def _keep(
-    whole: BuiltModel, importance: Importance, config: Prune, context: Context
+    whole: BuiltModel, importance: Importance, config: Prune, context: Context, out: Path
 ) -> tuple[float, list[LatencyTrial]]:
     """The share of the cost that stays, and the trials that found it."""
     if config.keep is not None:
@@ -56,7 +59,10 @@ def _keep(
         return pruned_model(whole, plan_removal(whole, importance, config.cost, keep))
 
     least, target = smallest_share(whole, importance, config.cost), target_for(config.target, context)
-    return share_for_latency(whole, cut, least, config.keep_latency, target, config.threads, context.progress)
+    search = LatencySearch(config.id, target, config.threads, context.progress)
+    if config.runtime == TENSORRT.name:
+        search = replace(search, precision="float16", deployed=engine_builder(config, context, out / ENGINES))
+    return search.share(whole, cut, least, config.keep_latency)
 
 
 def _importance(

@@ -16,6 +16,7 @@ from edgevit.data.pseudo_labels import source_record, write_labels
 from edgevit.errors import listed
 from edgevit.evaluation import calibration_error
 from edgevit.models.checkpoints import open_checkpoint
+from edgevit.provenance import check_classifier_fits
 from edgevit.training.distillation.confident_labels import (
     Calibration,
     calibrate,
@@ -28,6 +29,7 @@ TEACHER_LABELS = "teacher_labels.csv"
 
 
 def run(config: PseudoLabel, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
+    check_classifier_fits(inputs["teacher"])
     teacher, device, progress = open_checkpoint(inputs["teacher"]), torch.device(context.device), context.progress
     fitted = None
     if "calibration" in inputs:

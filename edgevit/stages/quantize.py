@@ -35,7 +35,8 @@ from edgevit.quantization.sensitivity import Sensitivity, sensitivity_table
 from edgevit.runtimes.base import HostSession, SessionOptions, carried_cost, fixed_batch, random_images
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
-from edgevit.stages.engine_forms import ENGINES, engine_builder, engine_forms, kept_logs
+from edgevit.stages.engine_forms import engine_forms
+from edgevit.stages.trial_engines import ENGINES, engine_builder, kept_logs
 from edgevit.targets import target_for
 
 
@@ -93,7 +94,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             validation=validation,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
-            runner = replace(runner, deployed=engine_builder(config, context, out / ENGINES))
+            engine = engine_builder(config, context, out / ENGINES)
+            runner = replace(runner, deployed=lambda form: engine(form.name, form.artifact))
             best, trials = runner.best_of(engine_forms(config, writer, runner.target, prepare, context), progress)
         else:
             best, trials = _best_trial(config, writer, runner, progress)

@@ -31,11 +31,14 @@ class Connection:
     Attributes:
         target: its name, and how it is reached.
         say: tells the user a line.
+        waiting: the names of jobs that have ended, and whose files may still be fetched. What is sent meanwhile does
+            not make room by them.
     """
 
     def __init__(self, target: NamedTarget, say: Say) -> None:
         self.target = target
         self.say = say
+        self.waiting: set[str] = set()
         self._stack = ExitStack()
         self._session: AgentSession
         self._is_locked = self._has_dropped = False

@@ -154,6 +154,7 @@ def ended_job(connection: Connection, job: Job, out: Path) -> Iterator[EndedJob]
     running = _RunningJob(connection, job)
     try:
         state = running.ended()
+        connection.waiting.add(running.name)
         files = running.fetched(state, job.outputs, out)
         finished = Finished(
             state.status, state.timed_out, state.stdout, state.stderr, state.seconds, files, state.carried
@@ -162,6 +163,8 @@ def ended_job(connection: Connection, job: Job, out: Path) -> Iterator[EndedJob]
     except BaseException:
         running.stop()
         raise
+    finally:
+        connection.waiting.discard(running.name)
     if state.has_failed or not job.is_repeatable:
         running.forget()
 
@@ -172,7 +175,7 @@ class _RunningJob:
     def __init__(self, connection: Connection, job: Job) -> None:
         self._connection, self._job, self._where = connection, job, connection.target.name
         self._hashes = hashes_of(job.files.values())
-        self._name = _name(job, self._hashes)
+        self.name = _name(job, self._hashes)
 
     def ended(self) -> _State:
         """The end of the job, which is started unless it is there.
@@ -215,14 +218,14 @@ class _RunningJob:
     def stop(self) -> None:
         """Stop the job, if the target can be asked. Otherwise its agent ends it after a while."""
         try:
-            self._connection.call_once(lambda session: session.ask("stop", Frozen, STOP_S, job=self._name))
-            self._connection.call_once(lambda session: session.ask("forget", Frozen, STOP_S, job=self._name))
+            self._connection.call_once(lambda session: session.ask("stop", Frozen, STOP_S, job=self.name))
+            self._connection.call_once(lambda session: session.ask("forget", Frozen, STOP_S, job=self.name))
         except TargetError:
             self._connection.say(f"{self._where} could not be told to stop: what runs there ends by itself")
 
     def forget(self) -> None:
         """Remove the job's folder there."""
-        self._connection.call(lambda session: session.ask("forget", Frozen, job=self._name))
+        self._connection.call(lambda session: session.ask("forget", Frozen, job=self.name))
 
     def _start(self) -> bool:
         """Start the job, unless it is there. Tells whether it is new."""
@@ -238,8 +241,8 @@ class _RunningJob:
             return with_files(
                 session,
                 self._hashes,
-                lambda: session.ask("start", _Started, job=self._name, files=files, limit_s=job.timeout_s, **values),
-                keep=protocol.packages_of(job.environment),
+                lambda: session.ask("start", _Started, job=self.name, files=files, limit_s=job.timeout_s, **values),
+                keep={*protocol.packages_of(job.environment), *self._connection.waiting},
             )
 
         return self._connection.call(start).is_new
@@ -250,7 +253,7 @@ class _RunningJob:
         end = time.monotonic() + self._job.timeout_s + LATE_S
         while time.monotonic() < end:
             state = self._connection.call(
-                lambda session: session.ask("job", _State, wait_s + ANSWER_S, job=self._name, wait_s=wait_s)
+                lambda session: session.ask("job", _State, wait_s + ANSWER_S, job=self.name, wait_s=wait_s)
             )
             if state.state != "running":
                 return state
@@ -277,7 +280,7 @@ class _RunningJob:
     def _chunk(self, output: _Output, file: IO[bytes]) -> bytes:
         offset = file.tell()
         answer = self._connection.call(
-            lambda session: session.ask("get", _Chunk, CHUNK_S, job=self._name, name=output.name, offset=offset)
+            lambda session: session.ask("get", _Chunk, CHUNK_S, job=self.name, name=output.name, offset=offset)
         )
         try:
             chunk = base64.b64decode(answer.data, validate=True)

@@ -15,10 +15,10 @@ from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, RUNTIMES, TENSORRT, 
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import MissingDependency, TargetError
 from edgevit.model_file import TargetInfo
-from edgevit.profiling import Clock, Comparison, Measurement, MeasurePlan, Opener, SpanReading, interleaved
+from edgevit.profiling import Clock, Comparison, Measurement, MeasurePlan, Opener, SpanMeter, SpanReading, interleaved
 from edgevit.profiling.conditions import cpu, gpus
 from edgevit.provenance import version_of
-from edgevit.runtimes.base import LocalSession, Session, SessionOptions, runtime_of
+from edgevit.runtimes.base import LocalSession, Session, SessionOptions, receipt, runtime_of
 from edgevit.runtimes.onnxruntime.cuda_provider import check_has_cuda_provider
 from edgevit.targets.agent_host import AgentHost
 from edgevit.targets.base import Check, Compiled, unchecked
@@ -53,12 +53,24 @@ class LocalCpu:
 
     @contextmanager
     def open(self, model: Artifact, options: SessionOptions) -> Iterator[Session]:
-        session = self._opener(model, options)()
-        session.meters = (MachineMeter(),)
-        if runtime_of(model) != TORCH.name:
-            from edgevit.targets.fresh_start import fresh_start
+        load = self._opener(model, options)
+        session = load()
+        meter = MachineMeter()
+        session.meters = (meter,)
+        if runtime_of(model) == TORCH.name:
+            session.starter = partial(_measure_loaded_anew, load, session.meters)
+        else:
+            from edgevit.targets.model_process import measure_in_process
 
-            session.starter = partial(fresh_start, model, options)
+            conditions = receipt(model, runtime_of(model), "cpu", options)
+            session.starter = partial(
+                measure_in_process,
+                model,
+                options,
+                conditions=conditions,
+                meters=session.meters,
+                follow=meter.follow,
+            )
         yield session
 
     def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
@@ -117,7 +129,10 @@ class LocalGpu:
             with self._engines.open(model, options) as session:
                 yield session
         else:
-            yield self._opener(model, options)()
+            load = self._opener(model, options)
+            session = load()
+            session.starter = partial(_measure_loaded_anew, load, session.meters)
+            yield session
 
     def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
         runtimes = [runtime_of(model) for model in models]
@@ -149,6 +164,13 @@ class LocalGpu:
             raise no_gpu(self.name)
         check_one_kind(self.name, [gpu["model"] for gpu in devices])
         return devices[0]
+
+
+def _measure_loaded_anew(load: Load, meters: Sequence[SpanMeter], plan: MeasurePlan) -> Measurement:
+    """Time a model that this process loads for that."""
+    session = load()
+    session.meters = meters
+    return session.measure(plan)
 
 
 def _saying_what_stays_on_cpu(model: Artifact, load: Callable[[], CudaSession], say: Callable[[str], None]) -> Load:

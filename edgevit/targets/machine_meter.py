@@ -24,13 +24,18 @@ class MachineMeter:
 
     def __init__(self, root: str | None = None) -> None:
         self._root = os.environ.get(ROOT, "") if root is None else root
+        self._program = os.getpid()
         self._idle: dict[str, Any] | None = None
+
+    def follow(self, program: int) -> None:
+        """Take a process for the one whose work is measured, in place of this one. Both are no load of others."""
+        self._program = program
 
     def rest(self, plan: MeasurePlan) -> None:
         self._idle = at_rest(plan.idle_s, self._root)
 
     def start(self, plan: MeasurePlan) -> None:
-        self._sampler = Sampler(os.getpid(), time.monotonic(), self._root)
+        self._sampler = Sampler(self._program, time.monotonic(), self._root)
 
     def stop(self) -> SpanReading:
         content = json.dumps({**self._sampler.ended(), "written": {}, "idle": self._idle}).encode()

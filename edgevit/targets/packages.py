@@ -34,7 +34,12 @@ def unpack(connection: Connection, wheels: Sequence[Path]) -> str:
     names = [hashes[wheel] for wheel in wheels]
 
     def unpacked(session: AgentSession) -> str:
-        answer = with_files(session, hashes, lambda: session.ask("unpack", _Unpacked, UNPACK_S, files=names))
+        answer = with_files(
+            session,
+            hashes,
+            lambda: session.ask("unpack", _Unpacked, UNPACK_S, files=names),
+            keep=connection.waiting,
+        )
         digest = hashlib.sha256("\n".join(names).encode("ascii")).hexdigest()
         expected = f"{session.hello.work_folder.rstrip('/')}/packages/{digest}"
         if answer.folder != expected:

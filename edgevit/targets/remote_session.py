@@ -20,7 +20,13 @@ from edgevit.graphs.files import read_onnx
 from edgevit.model_file import ModelFile, TensorrtOptions
 from edgevit.profiling import Comparison, Measurement, MeasurePlan, comparisons_of_turns
 from edgevit.profiling.loop import STARTS, Soak, Start, WarmUp
-from edgevit.profiling.measure import conditions_of_runs, conditions_of_soak, doubts_of_soak, doubts_of_warm_up, drifted
+from edgevit.profiling.measure import (
+    conditions_of_runs,
+    conditions_of_soak,
+    disturbed_runs,
+    doubts_of_soak,
+    doubts_of_warm_up,
+)
 from edgevit.provenance import version_of
 from edgevit.runtimes.base import (
     Arrays,
@@ -35,11 +41,18 @@ from edgevit.runtimes.onnxruntime.engine import compiled_file, write_engine
 from edgevit.targets.boards.heat import temperatures_c
 from edgevit.targets.remote_worker import RemoteWorker
 from edgevit.targets.sampling import conditions_of_telemetry, doubts_of_telemetry
-from edgevit.targets.worker_requests import MODEL, input_file, model_for_worker, one_file, side_for_worker
+from edgevit.targets.worker_requests import (
+    LOADING_S,
+    MODEL,
+    SECONDS_A_RUN,
+    input_file,
+    limit_s,
+    model_for_worker,
+    one_file,
+    side_for_worker,
+)
 
 SHARD_BYTES = 32 * 2**20  # of input that travels together
-LOADING_S = 600  # for a program to start and to load its models, on a slow machine
-SECONDS_A_RUN = 60  # at most
 MOST_TIMES_LARGER = 4  # than its source is a compiled graph: INT8 weights of operators without a kernel become float32
 BESIDE_WEIGHTS = 2**24  # bytes of a compiled graph
 
@@ -142,7 +155,9 @@ class RemoteSession(Session):
             request = {"do": "measure", **side_for_worker(self._model, MODEL, source.name), "plan": vars(plan)}
             files = {MODEL: one_file(self._model, Path(folder)), source.name: source}
             asked = {**request, "threads": self._threads}
-            answer, telemetry = self._worker.timed(asked, files, _Measured, _limit_s(plan), _counted_s, plan.idle_s)
+            answer, telemetry = self._worker.timed(
+                asked, files, _Measured, limit_s(plan), lambda timed: timed.seconds, plan.idle_s
+            )
         if len(answer.samples_ms) < plan.min_runs:
             raise self._worker.no_answer(f"{len(answer.samples_ms)} runs of at least {plan.min_runs}")
         conditions = {
@@ -166,7 +181,7 @@ class RemoteSession(Session):
                 *doubts_of_telemetry(telemetry),
             ),
             telemetry=telemetry,
-            disturbed=drifted(samples_ms),
+            disturbed=disturbed_runs(samples_ms, plan),
             parts_ms=answer.parts_ms,
             start=answer.start,
             seconds=answer.seconds,
@@ -210,8 +225,8 @@ class RemoteSession(Session):
             files = {self._name: self._file(Path(folder)), file.name: file}
             shapes = [(len(images), *output.shape[1:]) for output in self.spec.outputs]
             most_bytes = sum(math.prod(map(int, shape)) for shape in shapes) * np.dtype(np.float64).itemsize
-            limit_s = LOADING_S + SECONDS_A_RUN * len(images)
-            answer, content = self._worker.outputs(request, files, _Computed, limit_s, most_bytes)
+            longest_s = LOADING_S + SECONDS_A_RUN * len(images)
+            answer, content = self._worker.outputs(request, files, _Computed, longest_s, most_bytes)
         if [output.shape for output in answer.outputs] != shapes:
             raise self._worker.no_answer(f"outputs {[output.shape for output in answer.outputs]}, not {shapes}")
         if len(content) != sum(_size(output) for output in answer.outputs):
@@ -234,7 +249,7 @@ def race_on(
             sides.append(side_for_worker(model, name, f"{index}_{source.name}"))
             files |= {name: one_file(model, own), f"{index}_{source.name}": source}
         request = {"do": "race", "threads": options.threads or worker.cpus, "models": sides, "plan": vars(plan)}
-        answer, telemetry = worker.timed(request, files, _Raced, len(models) * _limit_s(plan), lambda _: math.inf)
+        answer, telemetry = worker.timed(request, files, _Raced, len(models) * limit_s(plan), lambda _: math.inf)
     if any(len(turns) != len(models) for turns in answer.starts):
         raise worker.no_answer(f"starts of {[len(turns) for turns in answer.starts]} models, not {len(models)}")
     load = {"load_average_1min_at_start": answer.conditions.before.load_average_1min}
@@ -252,19 +267,6 @@ def compile_on(worker: RemoteWorker, model: Artifact, out: Path) -> ModelFile:
         optimized.write_bytes(worker.compiled(request, {MODEL: source}, LOADING_S, most_bytes))
         write_engine(read_onnx(optimized), model, out)
     return compiled_file(model, worker.info)
-
-
-def _limit_s(plan: MeasurePlan) -> float:
-    """The time after which a program that times a model is stopped."""
-    return (
-        LOADING_S
-        + 2 * (plan.soak_s + max(plan.warmup_s, plan.most_warmup_s) + plan.duration_s)
-        + SECONDS_A_RUN * plan.min_runs
-    )
-
-
-def _counted_s(answer: _Measured) -> float:
-    return answer.seconds
 
 
 def _size(output: _Output) -> int:

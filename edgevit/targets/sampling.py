@@ -29,6 +29,7 @@ from edgevit.targets.jobs import Job
 
 SAMPLER = "sampler.py"
 LARGEST_TELEMETRY = 2**25  # bytes
+MOST_SAMPLES = sampler.MOST_SAMPLES + sampler.LATEST
 
 _Text = Annotated[str, Field(max_length=sampler.LONGEST_LINE)]
 _Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -49,8 +50,8 @@ class _AtRest(Frozen):
     sampler_cpu_s: _Seconds
     fixed: dict[str, _Text] = Field(max_length=sampler.MOST_FILES)
     paths: list[_Text] = Field(max_length=sampler.MOST_FILES)
-    samples: list[tuple[_Seconds, _OwnTicks, list[_Text | None]]] = Field(max_length=sampler.MOST_SAMPLES + 1)
-    lines: list[tuple[_Seconds, _Text]] = Field(max_length=sampler.MOST_SAMPLES + 1)
+    samples: list[tuple[_Seconds, _OwnTicks, list[_Text | None]]] = Field(max_length=MOST_SAMPLES)
+    lines: list[tuple[_Seconds, _Text]] = Field(max_length=MOST_SAMPLES)
     denied: list[_Text] = Field([], max_length=sampler.MOST_FILES)
     is_virtual: bool = False
 

@@ -14,11 +14,10 @@ from edgevit.configs import Compile
 from edgevit.errors import ArtifactError, CheckFailed, ConnectionLost, TargetError
 from edgevit.graphs.files import copy_onnx
 from edgevit.model_file import ModelFile, TargetInfo, TensorrtOptions
-from edgevit.profiling import MeasurePlan
-from edgevit.profiling.measure import Label
-from edgevit.profiling.statistics import nearest_rank
+from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.runtimes.base import fixed_batch
 from edgevit.targets.base import CHOICE, Check, Compiled
+from edgevit.targets.sampling import conditions_of_telemetry, sampled_content, telemetry_in
 from edgevit.targets.trtexec.answers import LARGEST_JSON, build_facts_in, largest_times, times_in
 from edgevit.targets.trtexec.commands import (
     ENGINE,
@@ -31,7 +30,7 @@ from edgevit.targets.trtexec.commands import (
     layers_arguments,
 )
 from edgevit.targets.trtexec_program import TrtexecProgram, TrtexecRun
-from edgevit.targets.trtexec_session import RUN_S, input_of
+from edgevit.targets.trtexec_session import RUN_S, input_of, measurement_of
 
 BUILD_LOG = "build.log"
 BUILD_S = 4 * 3600
@@ -60,39 +59,42 @@ def engine_from_onnx(
         own = trtexec.for_engines(version_compatible=config.version_compatible)
         builder = _Builder(own, model, config, file, out, machine)
         builds, failed = _all_built(builder, stack)
-        order = order_of_choice([build.p50_ms for build in builds], trtexec.label)
-        kept, compiled = _first_right([builds[index] for index in order], builder, check)
+        kept, compiled = _first_right(order_of_choice(builds), builder, check)
     log = (out / BUILD_LOG).read_text(encoding="utf-8", errors="replace")
     facts: Json = {**asdict(build_facts_in(log)), "timing_cache": builder.timing_cache_of(kept)}
     if config.builds > 1:
-        times = [build.p50_ms for build in builds]
-        facts |= {"p50_ms": times, "spread": max(times) / min(times) - 1, "kept": kept.number, "label": trtexec.label}
-        facts |= {"failed": failed}
+        facts |= {**_timings(builds), "kept": kept.number, "label": trtexec.label, "failed": failed}
     return replace(compiled, build=facts)
 
 
-def order_of_choice(p50s_ms: Sequence[float], label: Label) -> list[int]:
-    """The indices of builds in the order in which they are tried, from the median time of each.
-
-    The fastest comes first. Replayed times choose nothing: then it is the order of building.
-    """
-    order = range(len(p50s_ms))
-    return list(order) if label == "replayed" else sorted(order, key=lambda index: p50s_ms[index])
-
-
 @dataclass(frozen=True)
-class _Build:
+class Build:
     """An engine that is built, and still on the machine.
 
     Attributes:
         number: 1 for the first build.
-        p50_ms: median time of a run after the build; 0 for a single build, which is not timed.
+        timing: of runs after the build; None for a single build, which is not timed.
     """
 
     number: int
     run: TrtexecRun
     log: Path
-    p50_ms: float
+    timing: Measurement | None
+
+
+def order_of_choice(builds: Sequence[Build]) -> list[Build]:
+    """The order in which builds are tried: the fastest comes first, and those with an invalid timing last.
+
+    Replayed times choose nothing: then it is the order of building.
+    """
+
+    def place(build: Build) -> tuple[bool, float]:
+        timing = build.timing
+        if timing is None or timing.label == "replayed":
+            return False, 0.0
+        return bool(timing.invalid), timing.percentile_ms(50)
+
+    return sorted(builds, key=place)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class _Builder:
     machine: TargetInfo
 
     @contextmanager
-    def build(self, number: int) -> Iterator[_Build]:
+    def build(self, number: int) -> Iterator[Build]:
         """An engine on the machine, until the end of the block."""
         log = self.out / (BUILD_LOG if self.config.builds == 1 else f"build-{number}.log")
         outputs = {} if self._timing is None else {TIMES: largest_times(self._timing)}
@@ -128,11 +130,12 @@ class _Builder:
                 is_repeatable=False,
                 log=log,
                 carries=carries,
+                is_sampled=self._timing is not None,
             ) as run,
         ):
-            yield _Build(number, run, log, self._p50_ms(run))
+            yield Build(number, run, log, self._timed(run))
 
-    def fetch(self, build: _Build) -> ModelFile:
+    def fetch(self, build: Build) -> ModelFile:
         """Write an engine into the folder of the result, with its layers and its log."""
         with TemporaryDirectory() as folder:
             files = build.run.fetch({ENGINE: LARGEST_ENGINE}, Path(folder))
@@ -151,7 +154,7 @@ class _Builder:
             bound_to=self.machine,
         )
 
-    def timing_cache_of(self, build: _Build) -> Json | None:
+    def timing_cache_of(self, build: Build) -> Json | None:
         """The timing cache of a build: its name on the machine, and the SHA-256 of what was offered and kept.
 
         TensorRT takes none of a cache that does not fit: it is offered, and not known to be used.
@@ -182,11 +185,13 @@ class _Builder:
         """The plan by which each of several engines is timed after its build."""
         return replace(CHOICE, batch_size=self.config.batch_size) if self.config.builds > 1 else None
 
-    def _p50_ms(self, run: TrtexecRun) -> float:
+    def _timed(self, run: TrtexecRun) -> Measurement | None:
+        """The times of the runs that follow the build."""
         if self._timing is None:
-            return 0.0
+            return None
         times = times_in(self.trtexec.content(run, TIMES), self._timing.min_runs, self.trtexec.where)
-        return nearest_rank(times.compute, 50)
+        telemetry = telemetry_in(sampled_content(run.files), TIMES, times.seconds, self.trtexec.total_rails)
+        return measurement_of(self._timing, times, telemetry, self.trtexec.label)
 
     @property
     def _has_timing_cache(self) -> bool:
@@ -215,14 +220,14 @@ class _Builder:
         (self.out / LAYERS).write_bytes(trtexec.content(run, LAYERS))
 
 
-def _all_built(builder: _Builder, stack: ExitStack) -> tuple[list[_Build], list[str]]:
+def _all_built(builder: _Builder, stack: ExitStack) -> tuple[list[Build], list[str]]:
     """The builds that succeed, which last as long as `stack`, and a sentence about each that fails."""
-    builds: list[_Build] = []
+    builds: list[Build] = []
     errors: list[TargetError | ArtifactError] = []
     failed: list[str] = []
     for number in range(1, builder.config.builds + 1):
         try:
-            builds.append(stack.enter_context(builder.build(number)))
+            build = stack.enter_context(builder.build(number))
         except ConnectionLost:
             raise
         except (TargetError, ArtifactError) as error:
@@ -230,12 +235,32 @@ def _all_built(builder: _Builder, stack: ExitStack) -> tuple[list[_Build], list[
             failed.append(f"build {number} failed: {error.what}")
             if builder.config.builds > 1:
                 builder.trtexec.connection.say(f"    {failed[-1]}")
+            continue
+        builds.append(build)
+        for reason in build.timing.invalid if build.timing else ():
+            builder.trtexec.connection.say(f"    build {number}: its timing is invalid: {reason}")
     if not builds:
         raise errors[0]
     return builds, failed
 
 
-def _first_right(builds: Sequence[_Build], builder: _Builder, check: Check) -> tuple[_Build, Compiled]:
+def _timings(builds: Sequence[Build]) -> Json:
+    """The medians of the builds, what is wrong with each timing, and the state of the machine meanwhile.
+
+    The spread is that of the valid medians; None if fewer than two are valid.
+    """
+    timings = [build.timing for build in builds if build.timing is not None]
+    valid = [timing.percentile_ms(50) for timing in timings if not timing.invalid]
+    return {
+        "p50_ms": [timing.percentile_ms(50) for timing in timings],
+        "spread": max(valid) / min(valid) - 1 if len(valid) > 1 else None,
+        "invalid": [list(timing.invalid) for timing in timings],
+        "warnings": [list(timing.warnings) for timing in timings],
+        "conditions": [conditions_of_telemetry(timing.telemetry) for timing in timings],
+    }
+
+
+def _first_right(builds: Sequence[Build], builder: _Builder, check: Check) -> tuple[Build, Compiled]:
     """The first build that `check` accepts, in the folder of the result."""
     first_error: CheckFailed | None = None
     for build in builds:

@@ -18,7 +18,7 @@ from edgevit.model_file import TensorrtOptions
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
 from edgevit.profiling.loop import Soak
-from edgevit.profiling.measure import conditions_of_soak, doubts_of_soak, drifted
+from edgevit.profiling.measure import Label, conditions_of_soak, disturbed_runs, doubts_of_soak
 from edgevit.profiling.statistics import nearest_rank
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.provenance import version_of
@@ -104,7 +104,8 @@ class TrtexecSession(Session):
             **conditions_of_soak(soaked),
             **conditions_of_telemetry(timed.telemetry),
         }
-        return self._measurement(plan, timed.times, timed.telemetry, conditions, doubts_of_soak(soaked))
+        label, doubts = self.trtexec.label, doubts_of_soak(soaked)
+        return measurement_of(plan, timed.times, timed.telemetry, label, conditions, doubts)
 
     def layers(self, plan: MeasurePlan) -> LayerTimes:
         """The time of each layer by TensorRT's profiler, in runs that follow those of the plan."""
@@ -119,7 +120,7 @@ class TrtexecSession(Session):
             content = sampled_content(run.files)
         # The profiler's runs follow those of the plan, and last as long.
         telemetry = telemetry_in(content, PROFILE, 2 * times.seconds, self.trtexec.total_rails)
-        engine = self._measurement(plan, times, telemetry, {})
+        engine = measurement_of(plan, times, telemetry, self.trtexec.label)
         of_engine = (engine.percentile_ms(50), where, engine.label, engine.warnings, engine.invalid)
         return LayerTimes(layers, runs, plan.batch_size, *of_engine)
 
@@ -146,27 +147,13 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
-
-    def _measurement(
-        self,
-        plan: MeasurePlan,
-        times: Times,
-        telemetry: Telemetry | None,
-        conditions: Json,
-        further_doubts: tuple[str, ...] = (),
-    ) -> Measurement:
-        doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
-        return Measurement(
-            times.compute,
-            plan,
-            conditions,
-            self.trtexec.label,
-            doubts,
-            telemetry,
-            "gpu",
-            disturbed=drifted(times.compute),
-            seconds=times.seconds,
-        )
+        if plan.rate_hz:
+            raise TargetError(
+                "trtexec runs an engine again as soon as it has ended: it knows no rate",
+                where=self.trtexec.where,
+                got=f"{plan.rate_hz:g} frames a second",
+                next="leave the rate out; the ONNX file can be timed at a rate, in ONNX Runtime",
+            )
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""
@@ -255,3 +242,26 @@ def input_of(spec: IOSpec) -> Input:
     """The input of a model for trtexec."""
     image = spec.inputs[0]
     return Input(image.name, tuple(int(size) for size in image.shape[1:]))
+
+
+def measurement_of(
+    plan: MeasurePlan,
+    times: Times,
+    telemetry: Telemetry | None,
+    label: Label,
+    conditions: Json | None = None,
+    further_doubts: tuple[str, ...] = (),
+) -> Measurement:
+    """The compute times of an engine on the GPU, with the state of the machine meanwhile."""
+    doubts = (*times.doubts, *further_doubts, *doubts_of_telemetry(telemetry))
+    return Measurement(
+        times.compute,
+        plan,
+        conditions or {},
+        label,
+        doubts,
+        telemetry,
+        "gpu",
+        disturbed=disturbed_runs(times.compute, plan),
+        seconds=times.seconds,
+    )

@@ -66,7 +66,7 @@ def upload(session: AgentSession, hashes: Hashes, cache_bytes: int = CACHE_BYTES
     Args:
         hashes: the files with their hashes, by which requests name them.
         cache_bytes: how much is kept there at most; what this upload names stays.
-        keep: names of packages that stay.
+        keep: names of packages and jobs that stay.
 
     Raises:
         TargetError: the disk there is full, a file changed meanwhile, or the connection broke. The next upload sends
@@ -98,7 +98,7 @@ def with_files(session: AgentSession, hashes: Hashes, ask: Callable[[], R], keep
     If its disk is full, what edgevit keeps there otherwise makes room.
 
     Args:
-        keep: names of packages that stay.
+        keep: names of packages and jobs that stay.
 
     Raises as `upload` and `ask`.
     """

@@ -13,6 +13,8 @@ from edgevit.profiling import MeasurePlan
 from edgevit.runtimes.base import encoded_photo, random_images, runtime_of
 
 MODEL = "model.onnx"
+LOADING_S = 600  # for a program to start and to load its models, on a slow machine
+SECONDS_A_RUN = 60  # at most
 
 
 def one_file(model: Artifact, folder: Path) -> Path:
@@ -52,3 +54,12 @@ def input_file(spec: IOSpec, plan: MeasurePlan, folder: Path) -> Path:
         file = folder / "input.npy"
         np.save(file, random_images(spec, plan.batch_size))
     return file
+
+
+def limit_s(plan: MeasurePlan) -> float:
+    """The time after which a program that times a model is stopped."""
+    return (
+        LOADING_S
+        + 2 * (plan.soak_s + max(plan.warmup_s, plan.most_warmup_s) + plan.duration_s)
+        + SECONDS_A_RUN * plan.min_runs
+    )

@@ -12,11 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgevit
 from edgevit.actions import calibrate_device
+from edgevit.actions.select_student import predictor
 from edgevit.artifacts import IOSpec, Preprocess, sha256_of_file
+from edgevit.context import Context
 from edgevit.errors import ArtifactError, EdgevitError, RecipeError, TargetError
 from edgevit.graphs.files import onnx_file, write_onnx
 from edgevit.latency_model.calibration import Calibration, calibration_of, write_calibration
 from edgevit.model_file import options_for
+from edgevit.selection.candidates import Candidate
 from edgevit.targets.named import project_file, user_file
 from tests.small_models import float_onnx, int8_onnx
 from tests.test_files import run
@@ -131,7 +134,7 @@ def test_the_projects_calibration_wins(calibrated: Calibration) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"latency_ms": {"label": "replayed"}}, "a stand-in replays"),
+        ({"latency_ms": {"label": "replayed"}}, "replayed by a stand-in"),
         ({"latency_ms": {"invalid": ["other programs ran"]}}, "the latency is invalid"),
         ({"latency_ms": {"boundary": "end_to_end"}}, "not of the model alone"),
         ({"target": "orin"}, "of another target"),
@@ -168,6 +171,16 @@ def test_what_a_calibrated_target_refuses(calibrated: Calibration) -> None:
         edgevit.estimate(floats, "local-cpu", threads=2)
     batch = edgevit.estimate(floats, "local-cpu", batch_size=8)
     assert not batch.is_coverage_known
+
+
+def test_select_predicts_students_in_float32_on_a_calibrated_target(calibrated: Calibration) -> None:
+    candidate = Candidate(model="test_vit", image_size=32, macs=1, expected_ms=1.0)
+    timing = predictor(3, "local-cpu", Context())(candidate)
+    assert timing.form == "float32, predicted"
+    assert timing.size_bytes == 4 * timing.params
+    assert timing.p50_low_ms < timing.p50_ms < timing.p50_high_ms
+    onnx = edgevit.export(edgevit.load("test_vit", classes=["a", "b", "c"], image_size=32))
+    assert timing.p50_ms == pytest.approx(edgevit.estimate(onnx, "local-cpu").latency_ms)
 
 
 def test_a_target_without_a_calibration_is_told_how_to_get_one() -> None:
@@ -209,7 +222,6 @@ def test_models_are_spread_over_the_sizes_of_the_catalogue() -> None:
 @pytest.mark.slow
 def test_models_of_the_catalogue_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is measured in float32 and INT8. A machine that is too busy leaves models out, and says so."""
-    from edgevit.context import Context
     from edgevit.profiling import MeasurePlan
 
     monkeypatch.setattr(calibrate_device, "PLAN", MeasurePlan(warmup_s=0.05, duration_s=0.1, min_runs=3))

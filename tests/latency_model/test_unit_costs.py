@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx.shape_inference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevit.graphs.graph import Graph
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.unit_costs import (
+    ONLY_IN_INT8,
     UNITS,
     USUAL_NS,
     Floats,
+    MeasuredUnits,
     fitted_costs,
+    fitted_int8_costs,
     interval_factor,
     left_out_ms,
     parts_ms,
+    predicted_ms,
     units_of,
 )
+from tests.checking.graphs import model, node
 
 
 def small_graph() -> Graph:
@@ -45,7 +51,7 @@ def small_graph() -> Graph:
 
 
 def test_the_units_of_a_graph_are_those_counted_by_hand() -> None:
-    counts = dict(zip(UNITS, units_of(kernels_of(small_graph()).kernels), strict=True))
+    counts = dict(zip(UNITS, units_of(kernels_of(small_graph())), strict=True))
     assert counts["depthwise_conv"] == 3 * 64 * 9
     assert counts["depthwise_output"] == 3 * 64
     assert counts["pointwise_conv"] == 4 * 64 * 3
@@ -57,41 +63,85 @@ def test_the_units_of_a_graph_are_those_counted_by_hand() -> None:
 
 
 def test_a_batch_repeats_the_work_and_not_the_weights_nor_the_launches() -> None:
-    one, four = (dict(zip(UNITS, units_of(kernels_of(small_graph()).kernels, size), strict=True)) for size in (1, 4))
+    one, four = (dict(zip(UNITS, units_of(kernels_of(small_graph()), size), strict=True)) for size in (1, 4))
     assert four["pointwise_conv"] == 4 * one["pointwise_conv"]
     assert four["activation_byte"] == 4 * one["activation_byte"]
     assert (four["weight_byte"], four["node"]) == (one["weight_byte"], one["node"])
 
 
-def networks(count: int, seed: int) -> tuple[Floats, list[float]]:
-    """Random networks, and their latencies on a machine a sixth as fast, where each cost is off by up to a half."""
+def test_elements_that_are_rounded_behind_float_operators() -> None:
+    """The image is rounded, and the Erf. The convolution between pairs writes integers by itself."""
+    constants = {
+        "w8": np.ones((4, 3, 1, 1), np.int8), "scale": np.float32(0.1), "zero": np.int8(0),
+    }  # fmt: skip
+    pair = ("scale", "zero")
+    nodes = [
+        node("QuantizeLinear", ["image", *pair], "i8"),
+        node("DequantizeLinear", ["i8", *pair], "i"),
+        node("DequantizeLinear", ["w8", *pair], "w"),
+        node("Conv", ["i", "w"], "a"),
+        node("QuantizeLinear", ["a", *pair], "a8"),
+        node("DequantizeLinear", ["a8", *pair], "b"),
+        node("Erf", ["b"], "c"),
+        node("QuantizeLinear", ["c", *pair], "c8"),
+        node("DequantizeLinear", ["c8", *pair], "logits"),
+    ]
+    plan = kernels_of(Graph(onnx.shape_inference.infer_shapes(model(nodes, constants, (1, 3, 8, 8), (1, 4, 8, 8)))))
+    assert plan.rounded == 3 * 64 + 4 * 64
+    assert [kernel.is_int8 for kernel in plan.kernels if kernel.macs] == [True]
+    counts = dict(zip(UNITS, units_of(plan), strict=True))
+    assert (counts["int8_pointwise_conv"], counts["pointwise_conv"]) == (4 * 64 * 3, 0)
+    assert counts["weight_byte"] == 4 * 3
+    assert counts["rounded"] == plan.rounded
+
+
+USUAL = np.array([cost for cost, _ in USUAL_NS.values()])
+
+
+def networks(count: int, seed: int, costs_ns: Floats) -> list[MeasuredUnits]:
+    """Random networks with their exact latencies, under these costs."""
     generator = np.random.default_rng(seed)
-    costs = (
-        6 * np.array([cost for cost, _ in USUAL_NS.values()]) * np.random.default_rng(0).uniform(0.5, 1.5, len(UNITS))
-    )
     shares = generator.dirichlet(np.full(len(UNITS), 0.5), count)
     times_ms = np.exp(generator.uniform(0, 4, count))
-    return shares * times_ms[:, None] / (costs * 1e-6), times_ms.tolist()
+    units = shares * times_ms[:, None] / (costs_ns * 1e-6)
+    return [MeasuredUnits(f"n{place}", units[place], float(times_ms[place])) for place in range(count)]
+
+
+def median_error(models: list[MeasuredUnits], costs: dict[str, float]) -> float:
+    return float(np.median([abs(predicted_ms(one.units, costs) / one.p50_ms - 1) for one in models]))
 
 
 def test_a_fit_predicts_networks_that_it_has_not_seen() -> None:
-    """The true latencies are sums of costs, so the reference is exact."""
-    units, times_ms = networks(16, seed=1)
-    costs = fitted_costs(units, times_ms)
-    unseen, truth = networks(200, seed=2)
-    predicted = [sum(parts_ms(row, costs).values()) for row in unseen]
-    errors = np.abs(np.array(predicted) / truth - 1)
-    assert np.median(errors) < 0.05
-    usual = {unit: cost for unit, (cost, _) in USUAL_NS.items()}
-    blind = np.array([sum(parts_ms(row, usual).values()) for row in unseen])
-    assert np.median(np.abs(blind / truth - 1)) > 0.5  # without a fit it is far off
+    """The machine is a sixth as fast as usual, and each cost is off by up to a half. The latencies are exact sums."""
+    costs = 6 * USUAL * np.random.default_rng(0).uniform(0.5, 1.5, len(UNITS))
+    seen, unseen = networks(16, 1, costs), networks(200, 2, costs)
+    assert median_error(unseen, fitted_costs(seen)) < 0.05
+    assert median_error(unseen, {unit: cost for unit, (cost, _) in USUAL_NS.items()}) > 0.5  # without a fit
+
+
+def test_int8_learns_from_the_models_in_float32() -> None:
+    """The costs that both share are equal: with few INT8 models, those in float32 help."""
+    costs = 6 * USUAL * np.random.default_rng(0).uniform(0.5, 1.5, len(UNITS))
+    off = np.array([0.7 if unit in ONLY_IN_INT8 else 1.0 for unit in UNITS])
+    floats, seen, unseen = networks(16, 1, costs), networks(8, 2, costs * off), networks(200, 3, costs * off)
+    helped, alone = (median_error(unseen, fitted_int8_costs(seen, others)) for others in (floats, []))
+    assert helped < 0.05
+    assert helped < alone
 
 
 def test_a_left_out_model_is_predicted_by_a_fit_to_the_others() -> None:
-    units, times_ms = networks(9, seed=3)
-    left_out = left_out_ms(units, times_ms)
-    costs = fitted_costs(units[1:], times_ms[1:])
-    assert left_out[0] == pytest.approx(sum(parts_ms(units[0], costs).values()))
+    models = networks(9, 3, USUAL)
+    assert left_out_ms(models)[0] == pytest.approx(predicted_ms(models[0].units, fitted_costs(models[1:])))
+    floats = [MeasuredUnits(f"{one.name}.float", one.units, one.p50_ms) for one in networks(9, 4, USUAL)]
+    costs = fitted_int8_costs(models[1:], floats[1:])  # the first one's twin is left out too
+    assert left_out_ms(models, floats)[0] == pytest.approx(predicted_ms(models[0].units, costs))
+
+
+def test_shares_of_the_time_add_up() -> None:
+    costs = {unit: cost for unit, (cost, _) in USUAL_NS.items()}
+    parts = parts_ms(np.ones(len(UNITS)), costs)
+    assert sum(parts.values()) == pytest.approx(USUAL.sum() * 1e-6)
+    assert parts["launches"] == pytest.approx(1e-3)
 
 
 def test_the_interval_is_the_rank_of_conformal_prediction() -> None:

@@ -47,6 +47,9 @@ class FakeClock:
         self.timed.append((self.now - before) * 1e3)
         return self.timed[-1]
 
+    def wait_until(self, time_s: float) -> None:
+        self.now = max(self.now, time_s)
+
     def work(self, *runs_ms: float) -> Callable[[], None]:
         """Work that takes each of these times in turn, over and over."""
         turns = iter(range(10**9))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevit.profiling.statistics import (
+    TREND_BLOCKS,
     coefficient_of_variation,
     drift,
     independent_runs,
@@ -84,11 +85,27 @@ def test_a_machine_that_changes_speed_widens_the_interval():
 
 def test_a_trend_is_told_from_chance():
     steady = np.random.default_rng(6).normal(10, 0.3, 600)
-    assert trend_chance(steady) > 0.01
-    assert trend_chance(steady * np.linspace(1, 1.1, 600)) < 0.01
-    assert trend_chance(steady * np.where(np.arange(600) < 300, 1, 1.1)) < 0.01  # a neighbor that began half way
-    assert trend_chance(np.full(600, 5.0)) == 1
-    assert trend_chance(np.array([5.0])) == 1
+    assert 0.01 < trend_chance([steady]) < 0.99
+    assert trend_chance([steady * np.linspace(1, 1.1, 600)]) < 0.005
+    assert trend_chance([steady * np.linspace(1.1, 1, 600)]) > 0.995
+    assert trend_chance([steady * np.where(np.arange(600) < 300, 1, 1.1)]) < 0.005  # a neighbor that began half way
+    assert trend_chance([np.full(600, 5.0)]) == 0.5
+    assert trend_chance([np.array([5.0])]) == 0.5
+
+
+def test_the_chance_of_a_trend_is_kendalls():
+    run = np.random.default_rng(4).normal(10, 0.3, 600) * np.linspace(1, 1.004, 600)
+    medians = [nearest_rank(block, 50) for block in np.array_split(run, TREND_BLOCKS)]
+    exact = scipy.stats.kendalltau(range(TREND_BLOCKS), medians, alternative="greater").pvalue
+    assert trend_chance([run]) == pytest.approx(exact, rel=0.1)
+
+
+def test_a_trend_within_starts_is_told_and_one_between_them_is_not():
+    generator = np.random.default_rng(6)
+    starts = [generator.normal(10, 0.1, 200) for _ in range(5)]
+    between = [start * level for start, level in zip(starts, (1, 1.1, 1.2, 1.3, 1.4), strict=True)]
+    assert 0.01 < trend_chance(between) < 0.99
+    assert trend_chance([start * np.linspace(1, 1.1, 200) for start in starts]) < 0.005
 
 
 @given(st.integers(6, 25), st.integers(0, 2**32 - 1))

@@ -141,12 +141,13 @@ def test_an_engine_that_does_not_tell_its_precision_carries_a_caution(tmp_path: 
 def test_the_scatter_of_builds_is_said(tmp_path: Path):
     run = quickstart(tmp_path)
     build = {"p50_ms": [3.7, 3.1, 3.4], "kept": 2, "label": "replayed", "failed": ["build 4 failed: why"]}
+    build["invalid"] = [[], [], ["the machine throttled"]]
     run.onnx("lucky", "compile", 90_000, {"precision": "int8", "build": build}, model="onnx")
     run.latency("lucky_latency", "lucky", 0.6)
     (said,) = report(run, "accuracy", "latency", "lucky_latency")["cautions"]
     assert said.startswith("lucky: 3 builds gave medians of 3.10 ms to 3.70 ms (replayed)")
     assert "the engine is build 2, the first right one, since replayed times choose nothing" in said
-    assert said.endswith("; build 4 failed: why.")
+    assert said.endswith("; the machine was disturbed in 1 of these timings; build 4 failed: why.")
 
 
 def test_a_deployed_float_file_is_not_timed_against_itself(tmp_path: Path):

@@ -49,7 +49,11 @@ LATENCY = LatencyRecord(
 def test_a_latency_has_the_intervals_of_its_percentiles():
     said = "p50 3.14 ms (95% interval 3.1 to 3.2), p90 3.3 (3.25 to 3.36), p99 3.4"
     assert latency_sentence(LATENCY) == said
-    assert latency_facts(LATENCY) == [("Interval of p99", "too few runs: it needs 662 independent runs")]
+    ((label, dependent),) = latency_facts(LATENCY)
+    assert label == "Interval of p99"
+    assert dependent == "none: the 700 runs depend on each other, and count as fewer than 662 independent ones"
+    ((_, short),) = latency_facts(replace(LATENCY, n=661))
+    assert short == "none: 661 runs are too few, it needs 662"
 
 
 def test_a_replayed_latency_says_so():

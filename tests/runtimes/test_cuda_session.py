@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from edgevit.runtimes.onnxruntime.cuda_session import (
     CudaSession,
     check_uses_cuda,
     operators_on_cpu,
+    parts_on_device,
     run_on_device,
     shape_nodes,
     stderr_kept,
@@ -131,6 +133,17 @@ def test_a_run_on_a_device_gives_the_outputs_there(on_cpu: onnxruntime.Inference
     np.testing.assert_array_equal(logits, on_cpu.run(names, feed)[0])
 
 
+def test_a_run_to_a_device_and_back_has_its_copies_as_parts(on_cpu: onnxruntime.InferenceSession) -> None:
+    images = random_images(float_onnx().io, 3)
+    parts = parts_on_device(on_cpu, "image", ["logits"], "cpu", "model.onnx")
+    assert [name for name, _ in parts] == ["copy in", "compute", "copy out"]
+    value: Any = images
+    for _, part in parts:
+        value = part(value)
+    assert list(value) == ["logits"]
+    np.testing.assert_array_equal(value["logits"], on_cpu.run(["logits"], {"image": images})[0])
+
+
 def test_errors_of_a_run_on_a_device_are_explained(on_cpu: onnxruntime.InferenceSession) -> None:
     wrong = {"image": np.zeros((1, 1, 1, 1), np.float32)}
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot run it") as caught:
@@ -152,6 +165,8 @@ def test_a_gpu_computes_what_the_cpu_does() -> None:
     with target.open(float_onnx(), SessionOptions()) as there:
         assert isinstance(there, CudaSession)
         np.testing.assert_allclose(there.infer({"image": images})["logits"], expected, rtol=1e-3, atol=1e-4)
+        timed = there.measure(MeasurePlan(warmup_s=0, duration_s=0.05, min_runs=5, boundary="end_to_end"))
+        assert list(timed.parts_ms) == ["decode", "preprocess", "copy in", "compute", "copy out", "post"]
         (logits,) = there.work(MeasurePlan(batch_size=5))().copy_outputs_to_cpu()  # type: ignore[attr-defined]
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 

@@ -108,22 +108,30 @@ def test_replayed_times_choose_no_student(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("phase", ["TRIAL", "FINAL"])
-def test_invalid_times_choose_no_student(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+def test_invalid_times_choose_no_form_and_doubt_the_student(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     """The machine is said to throttle in every trial, or in every final measurement."""
     real, throttled = OnnxruntimeSession.measure, Telemetry((), Window(0, 1), 1.0, None, {"heat": 2}, 0.0)
     monkeypatch.setattr(timing, "TRIAL", MeasurePlan(0.0, 0.01, min_runs=10))
     monkeypatch.setattr(timing, "FINAL", MeasurePlan(0.0, 0.01, min_runs=30))
-    runs = getattr(timing, phase).min_runs
+    runs, takes = getattr(timing, phase).min_runs, list[MeasurePlan]()
 
     def measure(session: OnnxruntimeSession, plan: MeasurePlan) -> Measurement:
+        takes.append(plan)
         return replace(real(session, plan), telemetry=throttled if plan.min_runs == runs else None)
 
     monkeypatch.setattr(OnnxruntimeSession, "measure", measure)
     form = DeployedForm(
         Profile(stage="profile", id="latency", model="onnx"), Export(stage="export", id="onnx", model="student")
     )
-    with pytest.raises(TargetError, match="the timing is invalid"):
-        timing.time_student(STUDENT, form, Context())
+    if phase == "TRIAL":
+        with pytest.raises(TargetError, match="the timing is invalid"):
+            timing.time_student(STUDENT, form, Context())
+        return
+    timed = timing.time_student(STUDENT, form, Context())
+    final = [plan for plan in takes if plan.min_runs == runs]
+    assert len(final) == timing.MOST_TAKES
+    assert all(plan.is_watched for plan in final)
+    assert any("heat" in warning for warning in timed.warnings)
 
 
 @pytest.mark.slow

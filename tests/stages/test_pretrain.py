@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
-from edgevit.configs import STAGES, Pretrain
+from edgevit.configs import STAGES, ImageFolder, Pretrain
 from edgevit.context import Context
+from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
 from edgevit.models import open_checkpoint
 from edgevit.progress import PlainProgress
 from edgevit.provenance import WEIGHTS_FROM, untrained
 from tests.small_models import HYBRID, VIT, checkpoint, workbench
 
+SWIN: dict[str, Any] = {
+    "model": "swin_tiny_patch4_window7_224",
+    "model_args": {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 1]},
+}
 QUICK: dict[str, Any] = {"data": "few.pool", "epochs": 1, "batch_size": 32}  # 151 images
 
 
@@ -95,6 +104,71 @@ def test_later_stages_take_the_backbone() -> None:
     assert torch.equal(open_checkpoint(again).module.state_dict()["blocks.0.attn.qkv.weight"], kept)
 
 
+@pytest.mark.parametrize("method", ["esvit", "pirl", "sit", "rotation", "jigsaw"])
+def test_further_methods_make_backbones(method: str) -> None:
+    options = {"esvit": {"prototypes": 32}, "pirl": {"negatives": 64}, "jigsaw": {"permutations": 20}}
+    made = workbench().run(
+        "pretrain", f"by-{method}", method={"type": method, **options.get(method, {})}, **VIT, **QUICK
+    )
+    assert made.metrics["method"] == method
+    assert open_checkpoint(made).module(torch.zeros(1, 3, 32, 32)).shape == (1, 1)  # at its own size again
+
+
+def test_a_hybrid_learns_by_fcmae() -> None:
+    made = workbench().run("pretrain", "by-fcmae", method="fcmae", image_size=64, **HYBRID, **QUICK)
+    assert made.metrics["method"] == "fcmae"
+    assert open_checkpoint(made).module(torch.zeros(1, 3, 64, 64)).shape == (1, 1)
+
+
+def test_auto_says_its_method_the_reason_and_the_time_of_an_epoch() -> None:
+    said = io.StringIO()
+    context = replace(Context(), progress=PlainProgress(said))
+    made = workbench().run("pretrain", "by-auto", context, method="auto", **VIT, **QUICK)
+    assert made.metrics["method"] == "simclr"
+    assert "method auto takes simclr: two views are computed fast, and 151 images are too few" in said.getvalue()
+    assert re.search(r"an epoch will take about .*, and 1 epochs .*, by the time of a few steps", said.getvalue())
+    named = workbench().run("pretrain", "by-name", method="simclr", **VIT, **QUICK)
+    before, after = (open_checkpoint(artifact).module.state_dict() for artifact in (named, made))
+    assert all(torch.equal(before[name], after[name]) for name in before)  # the timed steps left nothing behind
+
+
+def test_crops_that_are_much_enlarged_are_mentioned() -> None:
+    said = io.StringIO()
+    fields = {**VIT, **QUICK, "image_size": 96, "method": "mae", "epochs": 0, "views": ({"scale": (0.2, 0.3)},)}
+    workbench().run("pretrain", "enlarged", replace(Context(), progress=PlainProgress(said)), **fields)
+    assert "views of 96 px are made from crops of about 16 px (images of 32 px)" in said.getvalue()
+
+
+def test_sharded_weights_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"(?s)does not shard its weights.*--shard"):
+        workbench().run("pretrain", "sharded", Context(ranks=2, shard=True), again=True, method="mae", **VIT, **QUICK)
+
+
+def test_logits_of_a_classifier_that_does_not_fit_teach_nobody() -> None:
+    fields = {"teacher": body().id, "streams": ({"data": "few.pool"},), "epochs": 1, "batch_size": 64, **VIT}
+    with pytest.raises(RecipeError, match=r"(?s)logits of this teacher mean nothing.*put fewshot or train after"):
+        workbench().run("distill", "taught", objectives=({"loss": "soft"},), **fields)
+    with pytest.raises(RecipeError, match=r"(?s)logits of this teacher mean nothing"):
+        workbench().run("pseudo_label", "labelled-by-body", teacher=body().id, data="few.pool")
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "giant"])
+def test_one_bad_image_is_left_out_and_counted(tmp_path: Path, kind: str) -> None:
+    for number in range(40):
+        Image.fromarray(np.full((8, 8, 3), 6 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    bad = tmp_path / "17.png"
+    if kind == "corrupt":
+        bad.write_bytes(bad.read_bytes()[:30])
+    else:
+        Image.new("1", (20_000, 20_000)).save(bad)
+    config = ImageFolder.model_validate({"source": "image_folder", "path": str(tmp_path), "classes": "none"})
+    made = dataset_artifacts({kind: config}, Path(), [f"{kind}.train"])
+    assert made[f"{kind}.train"].metrics["unreadable"] == 1
+    workbench().made.update(made)
+    fields = {**VIT, **QUICK, "data": f"{kind}.train", "batch_size": 8, "epochs": 1}
+    assert workbench().run("pretrain", f"without-{kind}", method="rotation", **fields).metrics["loss"] > 0
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -102,6 +176,11 @@ def test_later_stages_take_the_backbone() -> None:
         ({"method": "moco"}, r"(?s)several keys of each image.*151 images, queue 4096.*queue: 37"),
         ({"method": "mae", **HYBRID, "image_size": 32}, "patches of a plain ViT"),
         ({"views": ({"count": 2, "size": 20},), "method": "simclr"}, r"(?s)cannot take views of 20 px.*leave size out"),
+        ({"method": "pirl"}, r"(?s)fewer memories.*151 images, negatives 4096.*negatives: 75"),
+        ({"method": "sit", **HYBRID, "image_size": 32}, r"(?s)sit changes the patches of a plain ViT.*fcmae"),
+        ({"method": "fcmae"}, r"(?s)attention alone.*mae for a plain ViT"),
+        ({"method": "esvit", "model": "resnet18", "model_args": {}}, r"(?s)one region.*method: dino"),
+        ({"method": "jigsaw", **SWIN, "image_size": 56}, r"(?s)SwinTransformer cannot take views of 16 px"),
     ],
 )
 def test_what_a_method_cannot_use_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -147,6 +226,16 @@ def test_a_method_brings_its_views_and_changes() -> None:
         ({"freeze": "backbone"}, "leave freeze out"),
         ({"label_smoothing": 0.1}, "Extra inputs"),
         ({"init": "c"}, "either 'model'"),
+        ({"method": "auto", "views": [{"count": 2}]}, "name a method"),
+        ({"method": "sit", "views": [{"count": 2, "size": 8}]}, "model's own size"),
+        ({"method": "fcmae", "views": [{"count": 2}]}, "fcmae takes one view, got 2"),
+        ({"method": "fcmae", "grad_checkpointing": True}, "leave it out"),
+        ({"method": {"type": "jigsaw", "grid": 2, "permutations": 25}}, "from 2 to 24 for 2 × 2 tiles, got 25"),
+        ({"method": {"type": "jigsaw", "grid": 5}}, "at most 3"),
+        ({"method": {"type": "pirl", "memory_momentum": 1}}, "below 1"),
+        ({"method": {"type": "pirl", "temperature": 0}}, "at least 0.01"),
+        ({"method": {"type": "esvit", "momentum": 1}}, "below 1"),
+        ({"method": "esvit", "ema_decay": 0.9}, "moving average already"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any], said: str) -> None:
@@ -155,12 +244,39 @@ def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any], sai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["simclr", "dino", "moco"])
+@pytest.mark.parametrize("method", ["simclr", "dino", "esvit", "moco", "rotation"])
 def test_two_ranks_learn_as_one(method: str) -> None:
-    options = {"simclr": {"dimensions": 16}, "dino": {"prototypes": 32}, "moco": {"queue": 64}}
-    fields = {**VIT, **QUICK, "method": {"type": method, **options[method]}, "optimizer": "sgd", "clip_grad_norm": 1}
+    options = {
+        "simclr": {"dimensions": 16},
+        "dino": {"prototypes": 32},
+        "moco": {"queue": 64},
+        "esvit": {"prototypes": 32},
+    }
+    fields = {
+        **VIT,
+        **QUICK,
+        "method": {"type": method, **options.get(method, {})},
+        "optimizer": "sgd",
+        "clip_grad_norm": 1,
+    }
     one = workbench().run("pretrain", f"one-{method}", **fields)
     two = workbench().run("pretrain", f"two-{method}", Context(ranks=2), again=True, **fields)
     left, right = (open_checkpoint(artifact).module.state_dict() for artifact in (one, two))
     for name, weight in left.items():
         torch.testing.assert_close(weight, right[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["byol", "mae", "sit", "pirl", "jigsaw"])
+def test_two_ranks_learn_the_same_twice_and_about_what_one_learns(method: str) -> None:
+    """Each rank draws masks, noise and puzzles of its own, and BYOL's heads normalize the rows of a rank."""
+    options = {"pirl": {"negatives": 64}, "jigsaw": {"permutations": 20}}
+    fields = {**VIT, **QUICK, "method": {"type": method, **options.get(method, {})}}
+    one = workbench().run("pretrain", f"one-{method}", **fields)
+    two = workbench().run("pretrain", f"two-{method}", Context(ranks=2), again=True, **fields)
+    again = workbench().run("pretrain", f"again-{method}", Context(ranks=2), again=True, **fields)
+    left, right = (open_checkpoint(artifact).module.state_dict() for artifact in (two, again))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    start = open_checkpoint(workbench().run("pretrain", "start", **{**fields, "method": "mae", "epochs": 0}))
+    assert not torch.equal(start.module.state_dict()["blocks.0.attn.qkv.weight"], left["blocks.0.attn.qkv.weight"])
+    assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], rel=0.2)

@@ -201,8 +201,33 @@ class ReplayingTarget(LocalCpu):
 
 def test_replayed_times_choose_no_share() -> None:
     model = open_checkpoint(workbench().run("load", "two-classes", **VIT, classes=("cat", "dog")))
+    search = latency.LatencySearch("less", ReplayingTarget(), 1, SilentProgress())
     with pytest.raises(TargetError, match=r"(?s)replay.*keep_latency: 0\.6.*keep_macs"):
-        latency.share_for_latency(model, lambda keep: model, 0.1, 0.6, ReplayingTarget(), 1, SilentProgress())
+        search.share(model, lambda keep: model, 0.1, 0.6)
+
+
+class HalvingTarget(LocalCpu):
+    """A board on which each smaller model takes half of the time."""
+
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        return comparisons_of_turns([[[0.5], [1.0]]] * 6, plan, {})
+
+
+def test_each_trial_has_a_name_and_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "STEPS", 2)
+    model = open_checkpoint(workbench().run("load", "two-classes", **VIT, classes=("cat", "dog")))
+    names = []
+
+    def deployed(name: str, file: Artifact) -> Artifact:
+        names.append(name)
+        assert file.model_file.weight_precision == "float16"
+        return file
+
+    search = latency.LatencySearch("less", HalvingTarget(), 1, SilentProgress(), "float16", deployed)
+    keep, trials = search.share(model, lambda keep: model, 0.9999, 0.6)
+    assert (len(trials), keep) == (3, pytest.approx(1, abs=1e-4))
+    assert names[0] == "whole"
+    assert len(set(names)) == 1 + len(trials)
 
 
 @given(limit=st.floats(0.01, 0.999), least=st.floats(0, 0.99))
@@ -225,6 +250,7 @@ def test_a_latency_is_of_this_machine_and_a_cost_of_any() -> None:
     [
         ({}, "give one of 'keep_macs', 'keep_params' and 'keep_latency'"),
         ({"keep_macs": 0.5, "score": "magnitude", "threads": 2}, "'threads' goes with keep_latency"),
+        ({"keep_macs": 0.5, "score": "magnitude", "runtime": "tensorrt"}, "'runtime' goes with keep_latency"),
         ({"keep_macs": 0.5, "keep_params": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5, "keep_latency": 0.5, "data": "d"}, "give one of"),
         ({"keep_macs": 0.5}, "taylor needs images"),

@@ -237,6 +237,15 @@ def test_a_model_whose_training_diverges_drops_out(tmp_path: Path) -> None:
     assert "onnx/wild dropped out: training diverged" in text
     assert "in 'wild'" in text
     assert "'good' learned from digits.support" in text
+    again = io.StringIO()
+    assert (
+        run(load_recipe(file), tmp_path, tmp_path / "runs", Context(progress=progress_for(again))).keys() == made.keys()
+    )
+    assert "(train)" not in again.getvalue()  # neither training runs again
+    assert "(select)" not in again.getvalue()
+    assert "'wild' drops out of the selection" in again.getvalue()
+    run(load_recipe(file), tmp_path, tmp_path / "runs", Context(progress=progress_for(again)), fresh=["wild"])
+    assert "wild (train)" in again.getvalue()
 
 
 def test_a_run_with_a_lost_model_ends_well_and_says_which_stages_dropped_out(tmp_path: Path) -> None:

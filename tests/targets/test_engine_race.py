@@ -153,7 +153,7 @@ def test_two_engines_race_on_their_board(board: Board, monkeypatch: pytest.Monke
     assert NOT_SAMPLED in raced.b.warnings
     with pytest.raises(TargetError, match="with other engines only") as caught:
         target.race((engines[0], float_onnx()), SessionOptions(), PLAN)
-    assert caught.value.next == "compile it with runtime: tensorrt and target: orin"
+    assert caught.value.next == "compile its ONNX file with runtime: tensorrt and target: orin"
     with pytest.raises(TargetError, match="does not take so many images"):
         target.race(engines, SessionOptions(), MeasurePlan(0.01, 0.06, 12, batch_size=4))
 

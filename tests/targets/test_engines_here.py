@@ -162,7 +162,7 @@ def test_engines_of_this_machine_are_compared_and_raced(play: Play, monkeypatch:
     assert slower.ratio == pytest.approx(2, rel=1e-3)
     (faster,) = target.race((built, in_float), SessionOptions(), PLAN)
     assert faster.ratio == pytest.approx(1 / 2, rel=1e-3)
-    with pytest.raises(TargetError, match="in turns with another engine only"):
+    with pytest.raises(TargetError, match="in turns with other engines only"):
         target.race((built, checkpoint()), SessionOptions(), base.CHOICE)
     # The GPU is replaced.
     play(Standin(FILES, {**ANSWERS, "nvidia-smi": "NVIDIA L40, 570.86.15, 8.9\n"}, trtexec=L4))

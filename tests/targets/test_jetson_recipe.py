@@ -74,6 +74,9 @@ def test_it_runs_to_the_end_on_a_stand_in_for_a_board(board: Board) -> None:
     assert latency["latency_ms"]["label"] == "replayed"
     report = json.loads(Path("runs", "jetson", "report", "report.json").read_text())
     assert report["deployed"] == "engine"
+    (layers,) = report["layer_times"]
+    assert (layers["model"], layers["label"]) == ("engine", "replayed")
+    assert "data sheet, not measured" in " ".join(layers["sentences"])
     bundle = Path("runs", "jetson", "bundle")
     assert {"model.engine", "model.onnx", "infer.py"} <= {file.name for file in bundle.iterdir()}
 

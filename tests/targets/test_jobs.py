@@ -513,6 +513,7 @@ class Deceiver:
     def __init__(self, **answers: object) -> None:
         self.target = HERE
         self.asked: list[str] = []
+        self.waiting: set[str] = set()
         self._answers = {"start": {"is_new": True}, "stop": {}, "forget": {}, **answers}
 
     def say(self, line: str) -> None:
@@ -647,13 +648,13 @@ def test_a_carried_file_takes_no_name_of_an_input(here: Connection, tmp_path: Pa
 
 def test_a_job_that_was_stopped_is_started_again(here: Connection, tmp_path: Path, home: Path) -> None:
     """An agent that ended has killed it, or another client: that its memory was short would not be true."""
-    script = f"echo x >> {tmp_path}/runs; test -e {tmp_path}/again || exec sleep 60; echo y > x"
+    runs = tmp_path / "runs"
+    script = f"echo x >> {runs}; test $(wc -l < {runs}) -gt 1 || exec sleep 60; echo y > x"
     with connected(HERE, pytest.fail) as other:
 
         def stop() -> None:
             while counted(tmp_path) == 0:
                 time.sleep(0.02)
-            (tmp_path / "again").touch()
             (name,) = [path.name for path in jobs_in(home)]
             other.call(lambda agent: agent.ask_for_json("stop", job=name))
 
@@ -662,6 +663,32 @@ def test_a_job_that_was_stopped_is_started_again(here: Connection, tmp_path: Pat
         finished = run_job(here, job(script, True), tmp_path / "out")
         stopping.join()
     assert (finished.status, finished.files["x"].read_text(), counted(tmp_path)) == (0, "y\n", 2)
+
+
+def test_a_job_that_is_being_started_is_stopped_by_another_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine, its program runs for a while before a file says which process it is."""
+    first, second = (Jobs(str(tmp_path / "work"), threading.Condition(), lambda: False) for _ in range(2))
+    write, runs, goes_on = JobFolder.write_started, threading.Event(), threading.Event()
+
+    def write_later(*arguments: Any) -> None:
+        runs.set()
+        goes_on.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(JobFolder, "write_started", write_later)
+    name = "0" * 64
+    request = {"job": name, "arguments": ["sleep", "60"], "limit_s": 60}
+    starting = threading.Thread(target=first.start, args=(request,))
+    starting.start()
+    assert runs.wait(60)
+    later = threading.Timer(0.5, goes_on.set)
+    later.start()
+    second.stop({"job": name})
+    starting.join()
+    state = first.state({"job": name, "wait_s": 30})
+    assert (state["state"], state["stopped"], state["status"]) == ("done", True, -9)
 
 
 def test_a_session_with_endless_old_answers_is_an_error(tmp_path: Path) -> None:

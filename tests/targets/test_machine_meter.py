@@ -1,13 +1,11 @@
-"""Profiles on this machine: what else it does while a model is timed, and the model's start in a process of its own."""
+"""Profiles on this machine: what else it does while a model is timed."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,6 @@ import pytest
 
 from edgevit.configs import Profile
 from edgevit.context import Context
-from edgevit.errors import TargetError
 from edgevit.profiling import MeasurePlan, measure
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.measure import Measurement
@@ -25,7 +22,6 @@ from edgevit.profiling.telemetry import LOAD_NOT_SAMPLED, NOT_SAMPLED, Load, Ser
 from edgevit.runtimes.base import SessionOptions
 from edgevit.stages.profile import run
 from edgevit.targets import target_for
-from edgevit.targets.fresh_start import fresh_start
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.machine_meter import ROOT, MachineMeter
 from edgevit.targets.sampling import telemetry_in
@@ -212,37 +208,6 @@ def test_a_burner_on_every_processor_of_this_machine_is_seen() -> None:
     finally:
         starter.communicate()  # closes the stdin of the burners, at which they end
     assert any("other programs kept" in reason for reason in of_load(measured))
-
-
-def test_the_start_of_a_model_is_that_of_a_process_without_torch() -> None:
-    start = fresh_start(float_onnx(), SessionOptions(), MeasurePlan(batch_size=3))
-    assert start.load_ms > 0
-    assert start.first_ms > 0
-    assert start.own_bytes is not None
-    assert start.peak_bytes is not None
-    assert "torch" in sys.modules
-    own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert 2**23 < start.own_bytes < start.peak_bytes < own_peak_bytes
-
-
-def test_a_model_that_does_not_start_costs_a_note_and_not_the_latency(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "onnxruntime.py").write_text("raise OSError('no such library')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with target_for("local-cpu", Context()).open(float_onnx(), SessionOptions()) as session:
-        measured = session.with_start(Measurement(np.full(9, 5.0), MeasurePlan()))
-    assert measured.start is None
-    assert measured.percentile_ms(50) == 5.0
-    assert "no such library" in measured.warnings[0]
-
-
-def test_a_start_that_does_not_end_or_has_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TargetError, match=r"no answer within 0\.01 s"):
-        fresh_start(float_onnx(), SessionOptions(), MeasurePlan(), limit_s=0.01)
-    monkeypatch.setattr(tempfile, "tempdir", "/proc")  # no folder can be made there
-    with pytest.raises(TargetError, match="did not start in a process of its own"):
-        fresh_start(float_onnx(), SessionOptions(), MeasurePlan())
 
 
 def test_a_profile_records_all_of_it(tmp_path: Path) -> None:

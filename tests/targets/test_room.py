@@ -15,7 +15,7 @@ import pytest
 from edgevit.artifacts import Json
 from edgevit.targets import uploads
 from edgevit.targets.connection import Connection, connected
-from edgevit.targets.jobs import Job, run_job
+from edgevit.targets.jobs import Job, ended_job, run_job
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.packages import unpack
 from edgevit.targets.uploads import evict
@@ -60,6 +60,24 @@ def test_the_packages_of_a_program_stay_however_many_images_follow(
         assert (finished.status, finished.stdout) == (0, "7\n")
         assert package.stat().st_mtime > 1
     assert len(list((work / "files").iterdir())) == 2
+
+
+def test_the_files_of_a_job_stay_until_they_are_fetched(
+    here: Connection, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine waits on the target for the next build, while the cache is full."""
+    monkeypatch.setattr(uploads, "upload", partial(uploads.upload, cache_bytes=25_000))
+    program = Job({}, ("sh", "-c", "head -c 20000 /dev/zero > engine"), {}, 60, is_repeatable=False)
+    with ended_job(here, program, tmp_path / "out") as waiting:
+        for number in range(3):
+            for folder in (work / "jobs").iterdir():
+                os.utime(folder, (0, 0))  # the longest unused
+            images = {"images": file_of(tmp_path, str(number), 10_000)}
+            assert run_job(here, Job(images, ("true",), {}, 60, True), tmp_path / "out").status == 0
+        assert waiting.fetch({"engine": 20_000}, tmp_path / "out")["engine"].stat().st_size == 20_000
+    assert not here.waiting
+    evict(here.call_once(lambda session: session), 0)
+    assert not any((work / "jobs").iterdir())
 
 
 @pytest.fixture

@@ -166,10 +166,19 @@ def test_a_long_run_keeps_samples_of_its_whole_length() -> None:
     kept = sampler.Thinned()
     for number in range(100_000):
         kept.add(number)
-    assert sampler.MOST_SAMPLES / 2 <= len(kept.items) <= sampler.MOST_SAMPLES
-    assert len(set(np.diff(kept.items))) == 1
-    assert kept.items[0] == 0
-    assert kept.items[-1] > 99_000
+    earlier, latest = kept.items[: -sampler.LATEST], kept.items[-sampler.LATEST :]
+    assert latest == list(range(100_000 - sampler.LATEST, 100_000))
+    assert sampler.MOST_SAMPLES / 2 <= len(earlier) <= sampler.MOST_SAMPLES
+    assert len(set(np.diff(earlier))) == 1
+    assert earlier[0] == 0
+    assert earlier[-1] > 99_000 - sampler.LATEST
+
+
+def test_a_short_run_keeps_every_sample() -> None:
+    kept = sampler.Thinned()
+    for number in range(sampler.MOST_SAMPLES + sampler.LATEST):
+        kept.add(number)
+    assert kept.items == list(range(sampler.MOST_SAMPLES + sampler.LATEST))
 
 
 @pytest.fixture(scope="module")

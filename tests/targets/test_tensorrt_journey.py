@@ -19,8 +19,9 @@ from edgevit.artifacts import Artifact
 from edgevit.configs import Budget
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, EdgevitError, ParityError, TargetError
-from edgevit.profiling import MeasurePlan
+from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.energy import EnergyRecord, energy_in
+from edgevit.profiling.measure import Label
 from edgevit.recipe import load_recipe
 from edgevit.report import summary
 from edgevit.report.build import write_report
@@ -30,7 +31,8 @@ from edgevit.targets import target_for, visits
 from edgevit.targets.agent.sampler import INTERVAL_S
 from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import add_target, user_file
-from edgevit.targets.trtexec_build import order_of_choice
+from edgevit.targets.trtexec_build import Build, order_of_choice
+from edgevit.targets.trtexec_program import TrtexecRun
 from tests.small_models import checkpoint, workbench
 from tests.small_models import int8_onnx_for_tensorrt as int8
 from tests.targets.small_recipe import SMALL_STUDENT
@@ -327,9 +329,29 @@ def test_a_build_that_fails_leaves_the_others(board: Board) -> None:
     assert "launch failure" in engine.file("build-1.log").read_text()
 
 
-def test_the_fastest_of_several_builds_comes_first_unless_times_are_replayed() -> None:
-    assert order_of_choice([3.7, 3.1, 3.4], "measured") == [1, 2, 0]
-    assert order_of_choice([3.7, 3.1, 3.4], "replayed") == [0, 1, 2]
+@pytest.mark.parametrize(
+    ("label", "disturbed", "order"),
+    [("measured", (), [2, 3, 1]), ("measured", (2,), [3, 1, 2]), ("replayed", (), [1, 2, 3])],
+)
+def test_the_fastest_valid_one_of_several_builds_comes_first(
+    label: Label, disturbed: tuple[int, ...], order: list[int]
+) -> None:
+    plan, run = MeasurePlan(0, 1, 12), TrtexecRun({}, "", {}, lambda wanted, out: {})
+    builds = [
+        Build(number, run, Path("log"), Measurement(np.full(12, ms), plan, label=label, disturbed=why))
+        for number, ms in enumerate((3.7, 3.1, 3.4), 1)
+        for why in [("the GPU's clock fell",) if number in disturbed else ()]
+    ]
+    assert [build.number for build in order_of_choice(builds)] == order
+
+
+@pytest.mark.slow
+def test_the_timings_of_several_builds_carry_the_state_of_the_board(board: Board) -> None:
+    facts = compiled("engine-of-two-sampled", int8(), max_batch=19, builds=2).metrics["build"]
+    assert len(facts["invalid"]) == len(facts["warnings"]) == 2
+    for conditions in facts["conditions"]:
+        sensors = {(sensor["kind"], sensor["name"]) for sensor in conditions["telemetry"]["sensors"]}
+        assert {("power_mw", "total"), ("clock_mhz", "gpu")} <= sensors
 
 
 @pytest.mark.slow

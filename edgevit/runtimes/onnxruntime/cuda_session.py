@@ -25,7 +25,8 @@ from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.graphs.tensors import types_and_shapes
 from edgevit.model_file import RuntimeOptions
 from edgevit.profiling import Measurement, MeasurePlan, Work, measure
-from edgevit.runtimes.base import Arrays, HostSession, SessionOptions, check_batch, random_images, receipt
+from edgevit.profiling.loop import Part
+from edgevit.runtimes.base import Arrays, HostSession, SessionOptions, check_batch, end_to_end, random_images, receipt
 from edgevit.runtimes.loading import PROVIDER
 from edgevit.runtimes.onnxruntime.session import errors_explained, inference_session, run_session
 from edgevit.runtimes.sessions import check_own_precision
@@ -67,9 +68,10 @@ class CudaSession(HostSession):
 
     def work(self, plan: MeasurePlan) -> Work:
         """One timed run. For boundary `compute`, inputs and outputs are on the GPU; the run ends when the GPU does."""
-        if plan.boundary == "end_to_end":
-            return super().work(plan)
         check_batch(self.spec, plan.batch_size)
+        if plan.boundary == "end_to_end":
+            names = self.spec.inputs[0].name, [output.name for output in self.spec.outputs]
+            return end_to_end(self, plan.batch_size, parts_on_device(self._session, *names, "cuda", self._path))
         feed = {self.spec.inputs[0].name: random_images(self.spec, plan.batch_size)}
         return run_on_device(self._session, [output.name for output in self.spec.outputs], feed, "cuda", self._path)
 
@@ -159,6 +161,41 @@ def run_on_device(
         return binding
 
     return run
+
+
+def parts_on_device(
+    session: onnxruntime.InferenceSession, source: str, outputs: Sequence[str], device: str, where: object
+) -> Sequence[Part]:
+    """From the input tensor in host memory to outputs there by name, each part to its end: copy in, compute, copy out.
+
+    A part raises ArtifactError if ONNX Runtime cannot place the tensors or run the graph.
+
+    Args:
+        source: the name of the input.
+        where: the file, for errors.
+    """
+    place = f"{ONNXRUNTIME.title} cannot place its inputs and outputs on '{device}'"
+
+    def copy_in(tensor: NDArray[Any]) -> Any:
+        binding = session.io_binding()
+        with errors_explained(place, where):
+            binding.bind_ortvalue_input(source, onnxruntime.OrtValue.ortvalue_from_numpy(tensor, device, 0))
+            for name in outputs:
+                binding.bind_output(name, device)
+            binding.synchronize_inputs()
+        return binding
+
+    def compute(binding: Any) -> Any:
+        with errors_explained(f"{ONNXRUNTIME.title} cannot run it", where):
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        return binding
+
+    def copy_out(binding: Any) -> Arrays:
+        with errors_explained(place, where):
+            return dict(zip(outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+    return ("copy in", copy_in), ("compute", compute), ("copy out", copy_out)
 
 
 def _session_on_gpu(path: Path, options: RuntimeOptions, threads: int) -> onnxruntime.InferenceSession:

@@ -131,14 +131,15 @@ class JobFolder:
         uses = (json_in(self._started) or {}).get("uses")
         return uses if isinstance(uses, list) else []
 
-    def kill(self) -> None:
-        """Kill the program that another agent has started, which is told by a file."""
+    def kill(self) -> bool:
+        """Kill the program that another agent has started. Tells whether a file says which one it is."""
         started = json_in(self._started) or {}
         leader, birth = started.get("leader"), started.get("birth")
         if isinstance(leader, int) and birth and birth == birth_of(leader):
             with contextlib.suppress(OSError):
                 write_json(self._stopped, {})
             kill_group(leader)
+        return leader is not None
 
     def is_stopped(self) -> bool:
         """Whether another agent has killed the program."""

@@ -122,13 +122,13 @@ class Jobs:
     def stop(self, request: Json) -> Json:
         """Kill a job, and wait until it has ended."""
         folder = self._folder(request)
-        running = self._running.get(folder.name)
+        running, end = self._running.get(folder.name), time.monotonic() + 2 * KILL_S
         if running is not None:
             running.is_stopped = True
             running.kill()
-        elif folder.is_running():
-            folder.kill()
-        end = time.monotonic() + 2 * KILL_S
+        else:  # another agent may have begun to start it just now
+            while folder.is_running() and not folder.kill() and time.monotonic() < end:
+                time.sleep(LOOK_S)
         self._state_until(folder, lambda: time.monotonic() > end, end)
         return {}
 

@@ -19,11 +19,12 @@ one process group, which ends as a whole. After the program, telemetry.json hold
     idle            the machine at rest before the program, with all entries but `written`; null without
 
 Times are in seconds from the start of the program. The number and the length of samples and lines are limited: of a
-long run, every second, fourth, ... sample is kept.
+long run, every second, fourth, ... sample is kept, and all of its last minute, as what is counted ends a run.
 """
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import glob
 import json
@@ -38,7 +39,8 @@ import time
 from typing import Any
 
 INTERVAL_S = 0.25  # chosen: four samples a second tell clocks and heat, and cost little
-MOST_SAMPLES = 2_000  # and as many lines
+MOST_SAMPLES = 2_000  # of a whole run, and as many lines
+LATEST = 240  # samples that are kept beside them, and lines
 MOST_FILES = 200
 MOST_POLICIES = 32  # groups of cores whose clocks are read
 LONGEST_TEXT = 512  # bytes of a file
@@ -84,19 +86,32 @@ RAILS = ("in[1-3]_input", "curr[1-3]_input", "power1_input")  # of power monitor
 
 
 class Thinned:
-    """A list of limited length. When it is full, every second item goes, and from then on fewer are added."""
+    """A list of limited length, with the latest items. When it is full, every second one of the others goes.
+
+    From then on, fewer items are added to the others.
+    """
 
     def __init__(self) -> None:
-        self.items: list[Any] = []
+        self._latest: collections.deque[Any] = collections.deque()
+        self._earlier: list[Any] = []
         self._every, self._seen = 1, 0
 
-    def add(self, item: Any, always: bool = False) -> None:
-        """Add an item, unless it is one of those that are left out."""
-        if always or self._seen % self._every == 0:
-            self.items.append(item)
+    @property
+    def items(self) -> list[Any]:
+        """The items that are kept, in their order."""
+        return [*self._earlier, *self._latest]
+
+    def add(self, item: Any) -> None:
+        """Add an item."""
+        self._latest.append(item)
+        if len(self._latest) <= LATEST:
+            return
+        earlier = self._latest.popleft()
+        if self._seen % self._every == 0:
+            self._earlier.append(earlier)
         self._seen += 1
-        if len(self.items) > MOST_SAMPLES:
-            del self.items[1::2]
+        if len(self._earlier) > MOST_SAMPLES:
+            del self._earlier[1::2]
             self._every *= 2
 
 
@@ -173,7 +188,7 @@ class Sampler:
             self._tegrastats.kill()
         for thread in self._threads:
             thread.join(END_S)
-        self._sample(always=True)
+        self._sample()
         if self._tegrastats is not None:
             self._tegrastats.wait()
         return {
@@ -214,11 +229,11 @@ class Sampler:
             self._lines.add([self._now(), line.decode("utf-8", "replace").rstrip("\n")])
             self._cpu_s.append(time.thread_time() - start_s)
 
-    def _sample(self, always: bool = False) -> None:
+    def _sample(self) -> None:
         start_s = time.thread_time()
         own = {self._program, *self._watching(), *family(os.getpid())}
         ticks = sum(map(ticks_of, own))
-        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]], always)
+        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]])
         self._cpu_s.append(time.thread_time() - start_s)
 
     def _is_virtual(self) -> bool:
@@ -305,12 +320,14 @@ def started_tegrastats() -> subprocess.Popen[bytes] | None:
 
 def family(process: int) -> list[int]:
     """A process and the processes that it and they have started, and that run; as far as the kernel tells."""
-    try:
-        with open(f"/proc/{process}/task/{process}/children", "rb") as file:
-            children = [int(child) for child in file.read(LONGEST_LINE).split()[:MOST_CHILDREN]]
-    except (OSError, ValueError):
-        children = []
-    return [process, *(other for child in children for other in family(child))]
+    children: list[int] = []
+    for thread in glob.glob(f"/proc/{process}/task/*/children")[:MOST_FILES]:
+        try:
+            with open(thread, "rb") as file:
+                children += [int(child) for child in file.read(LONGEST_LINE).split()]
+        except (OSError, ValueError):
+            continue
+    return [process, *(other for child in children[:MOST_CHILDREN] for other in family(child))]
 
 
 def ticks_of(process: int) -> int:

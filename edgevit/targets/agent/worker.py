@@ -5,12 +5,13 @@ beside this file, for engines `tensorrt_loading.py`, the files that the request 
 
     {"do": "outputs", "threads": 1, MODEL, "images": "images.npy", "batch_size": 8, "fixed_batch": null}
     {"do": "measure", "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
-    {"do": "start",   "threads": 1, MODEL, "input": "input.npy", "plan": PLAN}
     {"do": "race",    "threads": 1, "models": [{MODEL, "input": …}, …], "plan": PLAN}
     {"do": "compile", "threads": 1, MODEL}
 
     MODEL   "model": {"file", "runtime", "session_options", "input", "outputs"}, "preprocess": {an IOSpec's} or null
     PLAN    the fields of `loop.MeasurePlan`
+
+With "is_attended": true, `measure` prints a line before the counted runs, waits for a line, and prints one after them.
 
 The worker writes result.json; `outputs` writes its arrays to outputs.bin, `compile` its graph to compiled.onnx. If it
 fails, it ends with status 1, and the last line of stderr is `edgevit-worker: KIND: text`. The kinds are
@@ -42,6 +43,7 @@ Json = Dict[str, Any]
 Run = Callable[[Any], List[Any]]  # input tensor → output tensors
 
 LONGEST_TEXT = 1_000  # characters of an error
+COUNTING, COUNTED = "edgevit-worker: counting", "edgevit-worker: counted"  # lines before and after the counted runs
 IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = (
     "out of memory",
@@ -99,13 +101,17 @@ def measure(request: Json) -> Json:
     work, settings, clock = work_of(run, request, plan), loop.MeasurePlan(**plan), loop.WallClock()
     before, hottest_c = conditions_now(), imported("conditions").hottest_c
     soak = loop.soak(work, settings.soak_s, hottest_c, clock) if settings.soak_s else None
-    runs = loop.run_alone(work, settings, clock)
+    is_attended = request.get("is_attended", False)
+    runs = loop.run_alone(work, settings, clock, attended if is_attended else None)
+    if is_attended:
+        print(COUNTED, flush=True)
     return {**runs._asdict(), "start": start, "soak": soak, "conditions": conditions_since(before)}
 
 
-def start(request: Json) -> Json:
-    """The start of a model in this process, which has done nothing else."""
-    return {"start": started(request)[1]}
+def attended() -> None:
+    """Tell the program that attends to this one that the next run counts, and wait until it is ready."""
+    print(COUNTING, flush=True)
+    sys.stdin.readline()
 
 
 def started(request: Json) -> tuple[Run, Any]:
@@ -152,7 +158,7 @@ def write_compiled(request: Json) -> Json:
     return {}
 
 
-ACTIONS = {"outputs": write_outputs, "measure": measure, "start": start, "race": race, "compile": write_compiled}
+ACTIONS = {"outputs": write_outputs, "measure": measure, "race": race, "compile": write_compiled}
 
 
 def imported(name: str) -> Any:

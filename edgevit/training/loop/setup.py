@@ -17,6 +17,7 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.labels import labels_among
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
+from edgevit.provenance import check_classifier_fits
 from edgevit.training.class_balance import check_every_class_has_samples, class_balance
 from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.distillation.feature_projectors import with_projectors
@@ -28,6 +29,7 @@ from edgevit.training.loop.streams import (
     class_counts,
     distillation_streams,
     labelled_stream,
+    needs_logits,
     sampled,
     student_classes,
     validation_set,
@@ -121,6 +123,9 @@ def taught(
 ) -> tuple[TrainingSetup, ConfiguredTeacher]:
     """The setup of a distillation of the student `start`, on opened streams, and its teacher."""
     teachers = _teachers(config, inputs)
+    if needs_logits(config.objectives):
+        for artifact in teachers:
+            check_classifier_fits(artifact)
     data = [inputs[f"streams.{index}.data"] for index in range(len(config.streams))]
     shares = [stream.share for stream in config.streams]
     streams = sampled(distillation_streams(datasets, shares, classes, config.objectives), config.sampling)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from timm.layers import build_sincos2d_pos_embed, trunc_normal_
+from timm.models.convnext import ConvNeXtBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -87,3 +88,73 @@ class PatchDecoder(nn.Module):
         tokens = self.blocks(torch.cat([self.enter(prefix), tokens], 1))
         pixels: Tensor = self.leave(tokens[:, prefix.shape[1] :])
         return pixels
+
+
+class MapDecoder(nn.Module):
+    """FCMAE's decoder: ConvNeXt blocks on the map of visible places and mask tokens, to the pixels of each patch.
+
+    Woo et al. 2023, section 3.1.
+
+    Args:
+        channels: of the encoder's feature map.
+        side: rows and columns of the map.
+        pixels: numbers of a patch, 3 · its pixels.
+        width, depth: channels and blocks of the decoder.
+    """
+
+    def __init__(self, channels: int, side: int, pixels: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.side = side
+        self.enter = nn.Linear(channels, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width, ls_init_value=None, use_grn=True) for _ in range(depth)))
+        self.leave = nn.Linear(width, pixels)
+
+    def forward(self, regions: Tensor, shown: Tensor) -> Tensor:
+        """The pixels of all patches, (n, patches, pixels).
+
+        Args:
+            regions: the encoder's map, (n, patches, channels).
+            shown: 1 for a visible patch and 0 for a masked patch, (n, patches).
+        """
+        entered = self.enter(regions)
+        tokens = torch.where(shown.unsqueeze(-1) > 0, entered, self.mask_token.to(entered.dtype))
+        places = self.blocks(tokens.transpose(1, 2).reshape(len(tokens), -1, self.side, self.side))
+        pixels: Tensor = self.leave(places.flatten(2).transpose(1, 2))
+        return pixels
+
+
+class TokenDecoder(nn.Sequential):
+    """SiT's decoder: each patch token alone, through an MLP, to the pixels of its patch.
+
+    Args:
+        width: channels of a token.
+        pixels: numbers of a patch, 3 · its pixels.
+    """
+
+    def __init__(self, width: int, pixels: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.GELU(), nn.Linear(width, pixels))
+
+
+class TileHead(nn.Module):
+    """One vector from the embeddings of tiles: a layer for each tile, and a layer over all of them in their order.
+
+    Noroozi and Favaro 2016, section 3.2; Misra and van der Maaten 2020 (PIRL), section 3.1.
+
+    Args:
+        width: channels of a tile's embedding.
+        tiles: number of tiles.
+        hidden: channels of a tile after the first layer.
+        outputs: channels of the result.
+    """
+
+    def __init__(self, width: int, tiles: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.of_tile = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.of_all = nn.Linear(tiles * hidden, outputs)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """The result (n, outputs) for the embeddings of tiles (n, tiles, width)."""
+        result: Tensor = self.of_all(self.of_tile(tiles).flatten(1))
+        return result

@@ -6,6 +6,7 @@ Outputs are (views, samples, dimensions). A loss is a mean over the samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +55,34 @@ def dino_cross_entropy(
         if of_student != of_teacher
     ]
     return torch.stack(terms).mean()
+
+
+def region_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    student_regions: Tensor,
+    teacher_regions: Tensor,
+    center: Tensor,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """Cross-entropy of the student's answer for each region with the teacher's answer for the most similar region.
+
+    The regions are compared by the cosine of their features. Li et al. 2022 (EsViT), section 3.2, as a mean over the
+    regions of the student's view and over the samples.
+
+    Args:
+        student, teacher: logits for the regions of two views, (n, student's regions, prototypes) and (n, teacher's
+            regions, prototypes).
+        student_regions, teacher_regions: the features of the regions, (n, regions, channels) each.
+        center: (prototypes,).
+    """
+    with torch.no_grad():
+        own, other = (functional.normalize(regions, dim=-1) for regions in (student_regions, teacher_regions))
+        most_similar = (own @ other.transpose(1, 2)).argmax(-1)
+        targets = ((teacher - center) / teacher_temperature).softmax(-1)
+        targets = targets.gather(1, most_similar.unsqueeze(-1).expand(-1, -1, targets.shape[-1]))
+    return -(targets * (student / student_temperature).log_softmax(-1)).sum(-1).mean()
 
 
 def masked_patch_error(predicted: Tensor, images: Tensor, masked: Tensor, patch: tuple[int, int]) -> Tensor:
@@ -105,6 +134,36 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, is_own: Tensor, tempe
     negatives = (queries @ queue.T).masked_fill(is_own, -torch.inf)
     logits = torch.cat([(queries * keys).sum(1, keepdim=True), negatives], 1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
+
+
+def noise_contrastive(outputs: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """−log h of the positive − Σ log(1 − h) of the negatives, where h is a softmax of cosines over the temperature.
+
+    Misra and van der Maaten 2020 (PIRL), section 3, as a mean over the samples: an output finds the memory of its own
+    image among the memories of others.
+
+    Args:
+        outputs, positives: (n, dimensions).
+        negatives: memories of other images, (n, negatives, dimensions); a row of zeros is left out.
+    """
+    keys = functional.normalize(torch.cat([positives.unsqueeze(1), negatives], 1), dim=-1)
+    is_left_out = (keys == 0).all(-1)
+    cosines = (keys @ functional.normalize(outputs, dim=-1).unsqueeze(-1)).squeeze(-1)
+    log_h = (cosines / temperature).masked_fill(is_left_out, -torch.inf).log_softmax(-1)
+    rejected = torch.log1p(-log_h[:, 1:].exp().clamp_max(1 - torch.finfo(outputs.dtype).eps))
+    return -(log_h[:, 0] + rejected.sum(-1)).mean()
+
+
+def weighted_by_uncertainty(of_tasks: Sequence[Tensor], log_variances: Tensor, factors: Sequence[float]) -> Tensor:
+    """Σ f · exp(−s) · loss + s/2 over the tasks, where s = log σ² is trained (Kendall et al. 2018, section 3.2).
+
+    Args:
+        of_tasks: the loss of each task.
+        log_variances: s of each task, (tasks,).
+        factors: f of each task: 1/2 for a regression, 1 for a classification.
+    """
+    terms = zip(of_tasks, log_variances, factors, strict=True)
+    return torch.stack([factor * (-s).exp() * loss + s / 2 for loss, s, factor in terms]).sum()
 
 
 @torch.no_grad()

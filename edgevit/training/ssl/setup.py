@@ -1,53 +1,71 @@
-"""The setup of the stage `pretrain`: its backbone, learner and views."""
+"""The setup of the stage `pretrain`: its backbone, method, views and learner."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from edgevit.artifacts import Artifact
-from edgevit.configs import Byol, Dino, Mae, Moco, Pretrain, SimClr
+from edgevit.configs import Auto, Jigsaw, Pirl, Pretrain
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.data.dataset import Dataset
-from edgevit.errors import RecipeError
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.models.timm_models import classifier_prefixes, timm_model
-from edgevit.training.distributed import processes
+from edgevit.progress import duration
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.ssl.learners import (
-    ByolLearner,
-    DinoLearner,
-    MaeLearner,
-    MocoLearner,
-    SelfSupervised,
-    SimClrLearner,
-    WithMovingTeacher,
+from edgevit.training.ssl.checks import (
+    check_batch,
+    check_is_not_sharded,
+    mention_enlarged_crops,
+    mention_initial_share,
 )
-from edgevit.training.ssl.momentum import initial_share, momentum_for
+from edgevit.training.ssl.learners import learner_for
+from edgevit.training.ssl.method_choice import epoch_seconds, suited_method, with_method
+from edgevit.training.ssl.tiles import tile_side
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 
-MUCH_OF_THE_START = 0.1  # of the weights in a moving average
 UNTRAINED_CLASSES = ("0",)  # of the classifier of a new backbone
 
 
-def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out: Path) -> BuiltModel:
+class Pretrained(NamedTuple):
+    """A trained backbone, and the name of the method that trained it."""
+
+    built: BuiltModel
+    method: str
+
+
+def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Pretrained:
     """The backbone, trained on images without labels. Its classifier is that of `init`, or new and untrained.
 
-    The weights are not sharded.
-
     Raises:
-        RecipeError: the method cannot use the backbone, the views, the number of images or the number of ranks.
+        RecipeError: the method cannot use the backbone, the views, the number of images or the number of ranks; or the
+            weights are to be sharded.
         TrainingError: the outputs collapsed.
     """
+    check_is_not_sharded(config, context)
     dataset = open_dataset(inputs["data"])
-    _check_batch(config, dataset)
-    _mention_initial_share(config, dataset, context)
+    stream = TrainingStream(dataset, labelled=False)
     if dataset.labels is not None:
         context.progress.say(f"    {config.id}: the labels of {dataset.name} are not used")
+    if isinstance(config.method, Auto):
+        config = _with_suited_method(config, inputs, stream, context)
+    check_batch(config, dataset)
+    start = _start(config, inputs)
+    varies = _let_views_vary(config, start)
+    mention_initial_share(config, dataset, context)
+    mention_enlarged_crops(config, dataset, start.preprocess.height, context)
+    learner = learner_for(config, start, len(dataset))
+    trained, _ = fit(learner, [stream], config, context, out=out, views=config.views)
+    if varies:
+        let_size_vary(trained, False)
+    return Pretrained(start._replace(module=trained), config.method.type)
+
+
+def _start(config: Pretrain, inputs: Mapping[str, Artifact]) -> BuiltModel:
+    """The model that training starts from, with a classifier that is not trained."""
     init = inputs.get("init")
     start = starting_model(
         config.model,
@@ -58,98 +76,41 @@ def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Contex
         drop_rates=config.model_rates,
         seed=config.seed,
     )
-    _freeze_classifier(start)
-    varies = _let_views_vary(config, start)
-    trained, _ = fit(
-        learner_for(config, start),
-        [TrainingStream(dataset, labelled=False)],
-        config,
-        replace(context, shard=False),
-        out=out,
-        views=config.views,
-    )
-    if varies:
-        let_size_vary(trained, False)
-    return start._replace(module=trained)
-
-
-def learner_for(config: Pretrain, start: BuiltModel) -> SelfSupervised:
-    """The learner of the stage's method."""
-    method, seed = config.method, config.seed
-    if isinstance(method, Dino):
-        return DinoLearner(start, method, config.views[0].count, seed)
-    if isinstance(method, SimClr):
-        return SimClrLearner(start, method, seed)
-    if isinstance(method, Mae):
-        return MaeLearner(start, method, seed)
-    if isinstance(method, Byol):
-        return ByolLearner(start, method, seed)
-    assert isinstance(method, Moco)
-    return MocoLearner(start, method, seed)
-
-
-def _freeze_classifier(start: BuiltModel) -> None:
     heads = classifier_prefixes(start.module)
     for name, parameter in timm_model(start.module).named_parameters():
         if name.startswith(heads):
             parameter.requires_grad_(False)
+    return start
+
+
+def _with_suited_method(
+    config: Pretrain, inputs: Mapping[str, Artifact], stream: TrainingStream, context: Context
+) -> Pretrain:
+    """The stage with the method that suits it. Method, reason and the expected time of an epoch are said."""
+    start, images = _start(config, inputs), len(stream.dataset)
+    choice = suited_method(start.module, images, config.batch_size, context.device)
+    config = with_method(config, choice.method)
+    context.progress.say(f"    method auto takes {choice.method}: {choice.reason}")
+    if not config.epochs:
+        return config
+    check_batch(config, stream.dataset)
+    _let_views_vary(config, start)
+    seconds = epoch_seconds(learner_for(config, start, images), stream, config, context)
+    context.progress.say(
+        f"    an epoch will take about {duration(seconds)}, and {config.epochs} epochs "
+        f"{duration(config.epochs * seconds)}, by the time of a few steps"
+    )
+    return config
 
 
 def _let_views_vary(config: Pretrain, start: BuiltModel) -> bool:
-    """Prepare the model for views of other sizes than its own. Returns whether it was changed."""
-    sizes = {view.size for view in config.views if view.size not in (None, start.preprocess.height)}
-    changed = bool(sizes) and let_size_vary(start.module, True)
-    for size in filter(None, sizes):
+    """Prepare the model for views and tiles of other sizes than its own. Returns whether it was changed."""
+    own, method = start.preprocess.height, config.method
+    sizes = {view.size for view in config.views if view.size is not None}
+    if isinstance(method, (Jigsaw, Pirl)):
+        sizes.add(tile_side(start.module, method.grid, own))
+    others = sizes - {own}
+    changed = bool(others) and let_size_vary(start.module, True)
+    for size in others:
         check_takes(start.module, size)
     return changed
-
-
-def _check_batch(config: Pretrain, dataset: Dataset) -> None:
-    ranks = processes.count()
-    if isinstance(config.method, Mae):
-        return
-    if config.batch_size % ranks or config.batch_size < 2 * ranks:
-        raise RecipeError(
-            f"{config.method.type} needs two images of a batch on each rank, and as many on each",
-            where=f"stage '{config.id}'",
-            got=f"batch_size {config.batch_size}, {ranks} ranks",
-            expected=f"a multiple of {ranks}, at least {2 * ranks}",
-        )
-    if len(dataset) < config.batch_size:
-        raise RecipeError(
-            f"{config.method.type} takes an image once in a batch, and there are fewer images than a batch has",
-            where=dataset.name,
-            got=f"{len(dataset)} images, batch_size {config.batch_size}",
-            expected=f"at least {config.batch_size} images",
-            next=_smaller_batch(len(dataset), ranks),
-        )
-    if isinstance(config.method, Moco) and len(dataset) <= config.method.queue:
-        raise RecipeError(
-            "the queue would hold several keys of each image",
-            where=dataset.name,
-            got=f"{len(dataset)} images, queue {config.method.queue}",
-            expected="a queue that is shorter than the number of images",
-            next=f"method: {{type: moco, queue: {max(config.batch_size, len(dataset) // 4)}}}",
-        )
-
-
-def _smaller_batch(images: int, ranks: int) -> str:
-    half = images // 2 // ranks * ranks
-    return f"batch_size: {half}, or more images" if half >= 2 * ranks else "more images"
-
-
-def _mention_initial_share(config: Pretrain, dataset: Dataset, context: Context) -> None:
-    """Say if the moving average keeps much of the weights that the training starts from."""
-    method, steps = config.method, -(-config.epochs * len(dataset) // config.batch_size)
-    if not isinstance(method, Dino | Byol | Moco) or not steps:
-        return
-    learner = MocoLearner if isinstance(method, Moco) else WithMovingTeacher
-    usual = momentum_for(learner.papers_momentum, learner.rises, steps)
-    momentum = usual if method.momentum is None else method.momentum
-    share = initial_share(momentum, learner.rises, steps)
-    if share > MUCH_OF_THE_START:
-        whose = "the result" if isinstance(method, Dino) else "the teacher"
-        advice = "take more epochs" if momentum <= usual else f"take more epochs, or momentum {usual:.3g}"
-        context.progress.say(
-            f"    {share:.0%} of the initial weights stay in {whose} (momentum {momentum:.3g}, {steps} steps): {advice}"
-        )

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgevit.errors import RecipeError, first_line, is_out_of_memory
 from edgevit.models.timm_models import CONSTRUCTION_ERRORS, timm_model
-from edgevit.training.ssl.learners import embedding_of
+from edgevit.training.ssl.feature_maps import features_of
 
 
 def let_size_vary(model: nn.Module, varies: bool) -> bool:
@@ -34,7 +34,7 @@ def let_size_vary(model: nn.Module, varies: bool) -> bool:
 def check_takes(model: nn.Module, size: int) -> None:
     """Raise RecipeError if the model does not take images of this side in pixels."""
     try:
-        embedding_of(model.eval(), torch.zeros(1, 3, size, size))
+        features_of(model.eval(), torch.zeros(1, 3, size, size))
     except CONSTRUCTION_ERRORS as error:
         if is_out_of_memory(error):
             raise

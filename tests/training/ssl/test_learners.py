@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgevit.configs import Pretrain, ViewSpec
+from edgevit.configs import Jigsaw, Pirl, Pretrain, ViewSpec
 from edgevit.context import Context
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.errors import RecipeError, TrainingError
@@ -22,16 +22,14 @@ from edgevit.models.creation import BuiltModel
 from edgevit.training.loop.batches import Batch, TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.loop.metrics_log import METRICS
+from edgevit.training.ssl.byol import ByolLearner
+from edgevit.training.ssl.dino import DinoLearner
 from edgevit.training.ssl.heads import PrototypeHead
-from edgevit.training.ssl.learners import (
-    ByolLearner,
-    DinoLearner,
-    MaeLearner,
-    MocoLearner,
-    SelfSupervised,
-    WithMovingTeacher,
-)
-from edgevit.training.ssl.setup import learner_for
+from edgevit.training.ssl.learners import learner_for
+from edgevit.training.ssl.mae import MaeLearner
+from edgevit.training.ssl.moco import MocoLearner
+from edgevit.training.ssl.moving_teacher import WithMovingTeacher
+from edgevit.training.ssl.self_supervised import SelfSupervised
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 from tests.learning import Killed, blobs, tiny_vit
 
@@ -41,7 +39,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 32, "decoder_depth": 1},
     "byol": {"hidden": 16, "dimensions": 8},
     "moco": {"queue": 12, "dimensions": 8},
+    "esvit": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
+    "pirl": {"dimensions": 8, "negatives": 10, "grid": 2},
+    "fcmae": {"decoder_width": 32},
+    "sit": {"dimensions": 8},
+    "rotation": {},
+    "jigsaw": {"grid": 2, "permutations": 6, "hidden": 8},
 }
+
+STILL: dict[str, Any] = {"augmentation": {"horizontal_flip": 0, "color_jitter": 0, "hue": 0, "grayscale": 0, "blur": 0}}
 
 
 def config_of(method: str, options: dict[str, Any] | None = None, **changes: Any) -> Pretrain:
@@ -56,6 +62,20 @@ def config_of(method: str, options: dict[str, Any] | None = None, **changes: Any
         "learning_rate": 2e-3,
     }
     return Pretrain.model_validate({**fields, **changes})
+
+
+def start_for(config: Pretrain) -> BuiltModel:
+    """A small backbone that the method takes, prepared for its tiles."""
+    start = tiny_resnet(64) if config.method.type == "fcmae" else tiny_vit(patch_size=4, drop_path_rate=0.1)
+    if isinstance(config.method, (Jigsaw, Pirl)):
+        let_size_vary(start.module, True)
+    return start
+
+
+def tiny_resnet(size: int = 32, **args: Any) -> BuiltModel:
+    """A network with batch normalization."""
+    layers = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16), "stem_width": 8}
+    return create_model("resnet10t", 3, size, {**layers, **args}, seed=0)
 
 
 def patterns() -> Dataset:
@@ -73,7 +93,7 @@ def trained(
     steps: list[int] | None = None,
 ) -> tuple[SelfSupervised, nn.Module]:
     folder.mkdir(exist_ok=True)
-    learner = learner_for(config, start or tiny_vit(patch_size=4, drop_path_rate=0.1))
+    learner = learner_for(config, start or start_for(config), len(blobs()))
     if steps is not None:
         note = steps.append
         learner.register_forward_pre_hook(lambda module, batch: note(batch[0].step))
@@ -105,24 +125,33 @@ def test_pretraining_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path,
         assert torch.equal(one, other), name
 
 
-@pytest.mark.parametrize("method", ["simclr", "mae"])
-def test_the_loss_falls(tmp_path: Path, method: str) -> None:
-    still: dict[str, Any] = {
-        "augmentation": {"horizontal_flip": 0, "color_jitter": 0, "hue": 0, "grayscale": 0, "blur": 0}
-    }
-    config = config_of(method, epochs=15, batch_size=12, **still)
-    learner = learner_for(config, tiny_vit(patch_size=4))
-    views = [ViewSpec(count=view.count, scale=(0.9, 1.0)) for view in config.views]
-    streams = [TrainingStream(patterns(), labelled=False)]
-    fit(learner, streams, config, Context(work=tmp_path, workers=0), out=tmp_path, views=views)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / METRICS).read_text(encoding="utf-8").splitlines()]
+@pytest.mark.parametrize(
+    ("method", "epochs"), [("simclr", 15), ("mae", 15), ("pirl", 15), ("fcmae", 60), ("sit", 60), ("rotation", 60)]
+)
+def test_the_loss_falls(tmp_path: Path, method: str, epochs: int) -> None:
+    losses = losses_on(
+        patterns(), config_of(method, epochs=epochs, batch_size=12, learning_rate=5e-3, **STILL), tmp_path
+    )
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-def tiny_resnet(**args: Any) -> BuiltModel:
-    """A network with batch normalization."""
-    layers = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16), "stem_width": 8}
-    return create_model("resnet10t", 3, 32, {**layers, **args}, seed=0)
+def test_jigsaw_learns_where_a_tile_belongs(tmp_path: Path) -> None:
+    """The images grow brighter away from their centers, so each tile shows its place."""
+    place = np.hypot(*np.mgrid[-7.5:8:1, -7.5:8:1])
+    brightness = np.random.default_rng(0).uniform(8, 20, (24, 1, 1, 1))
+    pixels = np.broadcast_to(brightness * place[..., None], (24, 16, 16, 3)).astype(np.uint8)
+    cones = replace(blobs(), images=ArrayImages(pixels), labels=None)
+    losses = losses_on(cones, config_of("jigsaw", epochs=30, batch_size=12, learning_rate=5e-3, **STILL), tmp_path)
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+
+
+def losses_on(data: Dataset, config: Pretrain, folder: Path) -> list[float]:
+    """The loss of each row of a training with hardly any crop."""
+    learner = learner_for(config, start_for(config), len(data))
+    views = [ViewSpec(count=view.count, scale=(0.9, 1.0)) for view in config.views]
+    streams = [TrainingStream(data, labelled=False)]
+    fit(learner, streams, config, Context(work=folder, workers=0), out=folder, views=views)
+    return [json.loads(line)["loss"] for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("start", [tiny_vit(patch_size=4), tiny_resnet()], ids=["vit", "resnet"])
@@ -138,19 +167,19 @@ def test_the_teacher_is_the_moving_average_of_the_student(tmp_path: Path, start:
     assert not any(parameter.requires_grad for parameter in learner.teacher.parameters())
 
 
-@pytest.mark.parametrize("method", ["dino", "byol", "moco"])
+@pytest.mark.parametrize("method", ["dino", "esvit", "byol", "moco"])
 def test_the_result_is_the_network_that_the_paper_keeps(tmp_path: Path, method: str) -> None:
-    """DINO keeps the teacher; BYOL the online encoder, MoCo the encoder of queries."""
+    """DINO and EsViT keep the teacher; BYOL the online encoder, MoCo the encoder of queries."""
     learner, model = trained(tmp_path, config_of(method, epochs=1))
     assert isinstance(learner, WithMovingTeacher)
-    assert model is (learner.teacher if method == "dino" else learner.model)
+    assert model is (learner.teacher if method in ("dino", "esvit") else learner.model)
 
 
 @pytest.mark.parametrize(
     "start", [tiny_resnet(drop_rate=0.5), tiny_vit(patch_drop_rate=0.5, drop_path_rate=0.5)], ids=["resnet", "vit"]
 )
 def test_the_teacher_has_no_dropout(start: BuiltModel) -> None:
-    learner = learner_for(config_of("byol"), start).train()
+    learner = learner_for(config_of("byol"), start, 24).train()
     assert isinstance(learner, ByolLearner)
     size = start.preprocess.height
     views = [torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)]
@@ -173,7 +202,7 @@ def test_a_frozen_layer_keeps_the_statistics_of_the_teacher_too(tmp_path: Path) 
 def test_the_center_is_the_moving_mean_of_the_teachers_outputs(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     config = config_of("dino", {"center_momentum": 0.5}, epochs=1, batch_size=12)
-    learner = learner_for(config, tiny_vit(patch_size=4))
+    learner = learner_for(config, tiny_vit(patch_size=4), 24)
     assert isinstance(learner, DinoLearner)
     learner.teacher_head.register_forward_hook(lambda *call: seen.append(call[2].mean(0)))
     streams = [TrainingStream(blobs(), labelled=False)]
@@ -195,7 +224,7 @@ def test_the_queue_holds_the_newest_keys_first(tmp_path: Path) -> None:
 
 
 def test_maes_encoder_sees_no_masked_pixel() -> None:
-    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4))
+    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4), 24)
     assert isinstance(learner, MaeLearner)
     assert learner.visible == 4
     learner.eval()
@@ -215,14 +244,14 @@ def test_maes_encoder_sees_no_masked_pixel() -> None:
 
 def test_mae_needs_a_plain_vit() -> None:
     with pytest.raises(RecipeError, match=r"(?s)patches of a plain ViT.*ResNet.*dino or simclr"):
-        learner_for(config_of("mae"), create_model("resnet18", 1, 32))
+        learner_for(config_of("mae"), create_model("resnet18", 1, 32), 24)
     hybrid = create_model("vit_tiny_r_s16_p8_224", 1, 64, {"depth": 1})
     with pytest.raises(RecipeError, match=r"(?s)got: VisionTransformer with HybridEmbed.*dino or simclr"):
-        learner_for(config_of("mae"), hybrid)
+        learner_for(config_of("mae"), hybrid, 24)
 
 
 def test_the_decoder_takes_normalized_tokens_also_of_a_vit_with_average_pooling() -> None:
-    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4, global_pool="avg"))
+    learner = learner_for(config_of("mae"), tiny_vit(patch_size=4, global_pool="avg"), 24)
     assert isinstance(learner, MaeLearner)
     _, tokens = learner.eval()._encoded(torch.randn(2, 3, 16, 16), torch.tensor([[0, 3], [1, 2]]))
     torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 2), atol=1e-5, rtol=0)
@@ -249,11 +278,11 @@ def test_a_backbone_of_one_size_says_so() -> None:
         check_takes(swin.module, 96)
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr", "byol", "moco"])
+@pytest.mark.parametrize("method", ["dino", "esvit", "simclr", "byol", "moco", "pirl", "sit"])
 def test_collapse_stops_the_training(tmp_path: Path, method: str) -> None:
-    start = tiny_vit(patch_size=4)
-    nn.init.zeros_(start.module.norm.weight)  # type: ignore[arg-type]
     config = config_of(method, epochs=5, learning_rate=0, weight_decay=0)
+    start = start_for(config)
+    nn.init.zeros_(start.module.norm.weight)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="collapsed") as caught:
         trained(tmp_path, config, start)
     assert "learning_rate" in str(caught.value)
@@ -275,7 +304,7 @@ def test_embeddings_that_are_nearly_alike_stop_the_training_where_a_head_spreads
 @pytest.mark.parametrize("said", ["one answer for all images", "a uniform answer for all images"])
 def test_answers_of_dino_that_do_not_depend_on_the_image_stop_the_training(tmp_path: Path, said: str) -> None:
     config = config_of("dino", {"center_momentum": 1}, epochs=5, learning_rate=0, weight_decay=0)
-    learner = learner_for(config, tiny_vit(patch_size=4))
+    learner = learner_for(config, tiny_vit(patch_size=4), 24)
     assert isinstance(learner, DinoLearner)
     head: Any
     if said.startswith("one"):

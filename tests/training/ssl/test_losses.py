@@ -119,3 +119,47 @@ def test_measures_of_collapse() -> None:
     assert losses.rank(directions) == pytest.approx(4)
     assert losses.rank(directions[:, :1] * torch.ones(1, 4)) == pytest.approx(1)
     assert losses.entropy(torch.tensor([[0.25] * 4, [1.0, 0, 0, 0]])).tolist() == pytest.approx([1, 0])
+
+
+def test_region_matching_is_the_papers() -> None:
+    """Li et al. 2022, section 3.2: each region learns the answer for the region with the largest cosine."""
+    student, teacher, center = drawn(2, 5, 6), drawn(2, 3, 6, seed=1), drawn(6, seed=2)
+    own, other = drawn(2, 5, 4, seed=3), drawn(2, 3, 4, seed=4)
+    terms = []
+    for sample in range(2):
+        for region in range(5):
+            match = max(range(3), key=lambda j: cosine(own[sample, region], other[sample, j]))
+            target = functional.softmax((teacher[sample, match] - center) / 0.04, 0)
+            answer = functional.softmax(student[sample, region] / 0.1, 0)
+            terms.append(-sum(float(t) * math.log(float(s)) for t, s in zip(target, answer, strict=True)))
+    loss = losses.region_cross_entropy(student, teacher, own, other, center, 0.1, 0.04)
+    assert float(loss) == pytest.approx(sum(terms) / 10, rel=1e-12)
+
+
+def test_noise_contrastive_is_the_papers() -> None:
+    """Misra and van der Maaten 2020, section 3: −log h of the own memory, and −log(1 − h) of each other memory."""
+    outputs, positives, negatives = drawn(3, 4), drawn(3, 4, seed=1), drawn(3, 5, 4, seed=2)
+    negatives[1, 2] = 0  # left out
+    terms = []
+    for output, positive, others in zip(outputs, positives, negatives, strict=True):
+        kept = [other for other in others if other.any()]
+        scores = [math.exp(cosine(output, key) / 0.3) for key in (positive, *kept)]
+        h = [score / sum(scores) for score in scores]
+        terms.append(-math.log(h[0]) - sum(math.log(1 - share) for share in h[1:]))
+    loss = losses.noise_contrastive(outputs, positives, negatives, 0.3)
+    assert float(loss) == pytest.approx(sum(terms) / 3, rel=1e-12)
+
+
+def test_a_negative_that_is_the_output_gives_a_finite_loss() -> None:
+    outputs = drawn(2, 4)
+    loss = losses.noise_contrastive(outputs, -outputs, outputs.unsqueeze(1), 0.01)
+    assert math.isfinite(float(loss))
+
+
+def test_tasks_are_weighted_as_in_the_paper() -> None:
+    """Kendall et al. 2018: 1/(2σ²) · regression + log σ, and 1/σ² · classification + log σ."""
+    sigma_1, sigma_2 = 0.7, 1.9
+    log_variances = torch.tensor([2 * math.log(sigma_1), 2 * math.log(sigma_2)], dtype=torch.float64)
+    expected = 3 / (2 * sigma_1**2) + math.log(sigma_1) + 5 / sigma_2**2 + math.log(sigma_2)
+    tasks = [torch.tensor(3.0).double(), torch.tensor(5.0).double()]
+    assert float(losses.weighted_by_uncertainty(tasks, log_variances, (0.5, 1.0))) == pytest.approx(expected)

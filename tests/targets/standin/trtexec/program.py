@@ -70,20 +70,27 @@ def _run(
         log.info("Skipped inference phase since --skipInference is added.")
         return
     outputs = spoiled(outputs_of(engine, options, log, fault), "wrong-outputs" if engine.is_wrong else variant)
-    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
     if takes_time and options.export_times:
         loaded = builds.with_name(LOADED)
         loaded.touch()
         time.sleep(options.warm_up_ms / 1000 + options.duration_s)
         loaded.unlink()
     if options.profiles_apart or not options.export_profile:
-        report(options, settings, variant == "unstable", log, speed=(2 if is_fast else 1) / engine.slowdown)
+        report(options, settings, variant == "unstable", log, speed=_speed(engine, variant))
     if options.export_profile:
         names = [layer["Name"] for layer in _layers(engine, options, settings, variant)["Layers"]]
         Path(options.export_profile).write_text(profile_json(names, options))
     if options.export_output and variant != "no-outputs":
         text = output_json(outputs)
         Path(options.export_output).write_text(text[: len(text) // 2] if variant == "half-outputs" else text)
+
+
+def _speed(engine: Any, variant: Variant) -> float:
+    """By which recorded times are divided."""
+    if variant == "small-is-fast":
+        return 1e6 / len(engine.onnx)
+    is_fast = variant == "int8-is-fast" and b"QuantizeLinear" in engine.onnx
+    return (2 if is_fast else 1) / float(engine.slowdown)
 
 
 def counted(builds: Path) -> int:

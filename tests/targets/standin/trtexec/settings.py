@@ -25,6 +25,7 @@ Variant = Literal[
     "first-is-wrong",  # the same, and the first gives one class everywhere
     "first-fails",  # the same, and the first build does not end well
     "int8-is-fast",  # the replayed times of a graph with INT8 are halved
+    "small-is-fast",  # the replayed times are multiplied by the MB of the ONNX file
     "talkative",  # a build with a long log
     "fails-at-node",
     "int8-fails-at-node",  # a graph with INT8 fails

@@ -1,0 +1,271 @@
+"""Pre-training methods at equal compute: kNN and linear accuracy on frozen features, against no training and labels.
+
+    python -m benchmarks.pretraining CIFAR [--seeds 3] [--images 2000] [--passes 24] [--runs runs]
+
+CIFAR is the folder that holds `cifar-10-batches-py`. Each method trains a small ViT and, where it can, a small hybrid
+of convolutions and attention (MobileViT) on the same few training images without labels. Compute is counted in passes
+of an image, forward and backward, through the backbone: a teacher's pass counts a third, smaller views and visible
+patches count by their area. Heads are not counted; `cpu_s` holds the CPU seconds of a run. All methods get as many
+passes. The features are then frozen. A weighted kNN classifier and logistic regression learn from the same training
+images, now with labels, and are tested on test images. `untrained` is
+the same backbone with its initial weights; `supervised` trains it with the labels. DINO without centering, and with the
+student itself as teacher, shows whether it collapses.
+
+The script goes on where it was interrupted: the result of each run is kept in RUNS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from benchmarks.common import publish
+from edgevit.artifacts import Preprocess
+from edgevit.configs import Cifar, Jigsaw, Pirl, Pretrain, Train, Training
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.data.dataset import Dataset
+from edgevit.data.transforms import normalize
+from edgevit.errors import RecipeError, TrainingError
+from edgevit.models.creation import BuiltModel, create_model
+from edgevit.progress import SilentProgress
+from edgevit.training.classifier_learner import ClassifierLearner
+from edgevit.training.loop.batches import TrainingStream
+from edgevit.training.loop.fit import fit
+from edgevit.training.loop.learner import Learner
+from edgevit.training.loop.metrics_log import METRICS
+from edgevit.training.objectives import label_objective
+from edgevit.training.ssl.feature_maps import features_of
+from edgevit.training.ssl.learners import learner_for
+from edgevit.training.ssl.tiles import tile_side
+from edgevit.training.ssl.view_sizes import let_size_vary
+
+SIDE, BATCH, LEARNING_RATE, TESTED = 32, 64, 1e-3, 2_000
+NEIGHBORS, TEMPERATURE = 20, 0.07  # of the kNN classifier, as in DINO's evaluation
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ViT": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}),
+    "hybrid": ("mobilevit_xxs", {"output_stride": 16}),
+}
+LOCAL_VIEWS = [{"count": 2, "scale": (0.4, 1)}, {"count": 4, "size": 16, "scale": (0.05, 0.4)}]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as it is run.
+
+    Attributes:
+        passes: of one image in one epoch, forward and backward through the backbone.
+    """
+
+    passes: float
+    options: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+SELF_DISTILLED = {"prototypes": 1024}
+METHODS = {
+    "dino": Method(2 + 4 / 4 + 2 / 3, SELF_DISTILLED, {"views": LOCAL_VIEWS}),
+    "esvit": Method(2 + 4 / 4 + 2 / 3, SELF_DISTILLED, {"views": LOCAL_VIEWS}),
+    "simclr": Method(2),
+    "moco": Method(1 + 1 / 3, {"queue": 512}),
+    "pirl": Method(2, {"negatives": 512, "grid": 2}),  # four tiles of 16 px are one image
+    "byol": Method(2 + 2 / 3),
+    "mae": Method(0.25 + 0.5, {"decoder_width": 64, "decoder_depth": 1}),  # a quarter of the patches, and the decoder
+    "fcmae": Method(1),
+    "sit": Method(2),
+    "rotation": Method(4),
+    "jigsaw": Method(1, {"grid": 2, "permutations": 24}),
+}
+ABLATIONS = {
+    "dino without centering": {"center_momentum": 1},
+    "dino without a momentum teacher": {"momentum": 0},
+}
+ALL_METHODS = {
+    **METHODS,
+    **{name: replace(METHODS["dino"], options={**SELF_DISTILLED, **change}) for name, change in ABLATIONS.items()},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--passes", type=int, default=24, help="of each image, forward and backward")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    data = Data(asked.cifar, asked.images)
+    names = ["untrained", "supervised", *ALL_METHODS]
+    folder = asked.runs / f"pretraining-{asked.images}-{asked.passes}"
+    results = {
+        (backbone, name, seed): kept(folder, backbone, name, seed, asked.passes, data)
+        for seed in range(asked.seeds)
+        for backbone in BACKBONES
+        for name in names
+    }
+    publish(
+        "pretraining",
+        {
+            "images": asked.images,
+            "test_images": TESTED,
+            "side_px": SIDE,
+            "passes_of_an_image": asked.passes,
+            "batch_size": BATCH,
+            "learning_rate": LEARNING_RATE,
+            "neighbors": NEIGHBORS,
+            "backbones": {name: {"model": model, **args} for name, (model, args) in BACKBONES.items()},
+            "accuracy": {backbone: dict(table(results, backbone, names, asked.seeds)) for backbone in BACKBONES},
+        },
+    )
+
+
+class Data:
+    """The training images, without and with labels, and the test images of CIFAR-10."""
+
+    def __init__(self, folder: Path, images: int) -> None:
+        config = Cifar.model_validate({"source": "cifar10", "path": str(folder.absolute())})
+        made = dataset_artifacts({"cifar": config}, Path(), ["cifar.train", "cifar.test"])
+        self.train = open_dataset(made["cifar.train"]).sample(images, seed=0)
+        self.test = open_dataset(made["cifar.test"]).sample(TESTED, seed=0)
+
+
+def kept(folder: Path, backbone: str, name: str, seed: int, passes: int, data: Data) -> dict[str, Any]:
+    """The result of a run, from its file if it was finished before."""
+    file = folder / f"{backbone} {name} {seed}.json"
+    if not file.is_file():
+        start = time.process_time()
+        result = measured(folder / f"{backbone} {name} {seed}", backbone, name, seed, passes, data)
+        result["cpu_s"] = round(time.process_time() - start, 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result))
+        print(backbone, name, seed, result, flush=True)
+    before: dict[str, Any] = json.loads(file.read_text())
+    return before
+
+
+def measured(work: Path, backbone: str, name: str, seed: int, passes: int, data: Data) -> dict[str, Any]:
+    """Train a backbone and measure its features. {"refused": …} if the method cannot use it."""
+    model, args = BACKBONES[backbone]
+    start = create_model(model, len(data.train.classes) if name == "supervised" else 1, SIDE, args, seed=seed)
+    if name == "untrained":
+        return accuracies(start.module, start.preprocess, data)
+    try:
+        learner, config = (
+            supervised(start, passes, seed, data)
+            if name == "supervised"
+            else pretraining(start, name, passes, seed, data)
+        )
+    except RecipeError as error:
+        return {"refused": str(error).splitlines()[0]}
+    stream = TrainingStream(data.train, labelled=name == "supervised")
+    context = Context(work=work, workers=0, stage_id=name, progress=SilentProgress())
+    work.mkdir(parents=True, exist_ok=True)
+    views = config.views if isinstance(config, Pretrain) else ()
+    try:
+        trained, _ = fit(learner, [stream], config, context, out=work, views=views)
+    except TrainingError as error:
+        rows = (work / METRICS).read_text(encoding="utf-8").splitlines()
+        return {"stopped": str(error).splitlines()[0], "last_row": json.loads(rows[-1]) if rows else {}}
+    let_size_vary(trained, False)
+    last = json.loads((work / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    return {**accuracies(trained, start.preprocess, data), "epochs": config.epochs, "last_row": last}
+
+
+def pretraining(start: BuiltModel, name: str, passes: int, seed: int, data: Data) -> tuple[Learner, Training]:
+    """The learner and the stage of a method."""
+    method = ALL_METHODS[name]
+    config = Pretrain.model_validate(
+        {
+            **_fields("pretrain", round(passes / method.passes), seed),
+            "method": {"type": name.partition(" ")[0], **method.options},
+            **method.fields,
+        }
+    )
+    if any(view.size for view in config.views) or (
+        isinstance(config.method, (Jigsaw, Pirl)) and tile_side(start.module, config.method.grid, SIDE) != SIDE
+    ):
+        let_size_vary(start.module, True)
+    return learner_for(config, start, len(data.train)), config
+
+
+def supervised(start: BuiltModel, passes: int, seed: int, data: Data) -> tuple[Learner, Training]:
+    """The learner and the stage of a training with labels."""
+    config = Train.model_validate(_fields("train", passes, seed))
+    return ClassifierLearner(start.module, label_objective(len(data.train.classes), 0.0), start.preprocess), config
+
+
+def _fields(stage: str, epochs: int, seed: int) -> dict[str, Any]:
+    return {
+        "stage": stage, "id": "body", "model": "m", "data": "d", "epochs": epochs, "batch_size": BATCH,
+        "learning_rate": LEARNING_RATE, "warmup_fraction": 0.1, "seed": seed,
+    }  # fmt: skip
+
+
+def accuracies(model: nn.Module, preprocess: Preprocess, data: Data) -> dict[str, Any]:
+    """The accuracy of kNN and of logistic regression on frozen, normalized features."""
+    (train, labels), (test, truth) = (frozen(model, preprocess, role) for role in (data.train, data.test))
+    directions = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
+    knn = KNeighborsClassifier(
+        NEIGHBORS, metric="cosine", weights=lambda distances: np.exp((1 - distances) / TEMPERATURE)
+    )
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1_000))
+    return {
+        "knn": float(knn.fit(directions[0], labels).score(directions[1], truth)),
+        "linear": float(linear.fit(train, labels).score(test, truth)),
+    }
+
+
+@torch.no_grad()
+def frozen(model: nn.Module, preprocess: Preprocess, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings of plain images, and their labels."""
+    assert data.labels is not None
+    images = torch.from_numpy(np.stack([data.image(index) for index in range(len(data))]))
+    embeddings = [features_of(model.eval(), normalize(part, preprocess)).embedding for part in images.split(BATCH)]
+    return torch.cat(embeddings).double().numpy(), data.labels
+
+
+def table(
+    results: dict[tuple[str, str, int], dict[str, Any]], backbone: str, names: Sequence[str], seeds: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each method: both accuracies of each seed, their means, and the paired difference from no training."""
+    for name in names:
+        runs = [results[backbone, name, seed] for seed in range(seeds)]
+        if any("knn" not in run for run in runs):
+            yield name, {"runs": runs}
+            continue
+        base = [results[backbone, "untrained", seed] for seed in range(seeds)]
+        row: dict[str, Any] = {"runs": runs}
+        for measure in ("knn", "linear"):
+            gains = [run[measure] - start[measure] for run, start in zip(runs, base, strict=True)]
+            row[measure] = statistics.mean(run[measure] for run in runs)
+            row[f"{measure}_gain"] = {"mean": statistics.mean(gains), "each": gains, "interval": paired_interval(gains)}
+        yield name, row
+
+
+def paired_interval(gains: Sequence[float]) -> tuple[float, float] | None:
+    """The 95% interval of the mean of paired differences, by Student's t; None for a single seed."""
+    if len(gains) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return statistics.mean(gains) - half, statistics.mean(gains) + half
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""The student that the rounds of select take, against an exhaustive run over twelve, under three budgets; both costs.
+
+    python -m benchmarks.selection_exhaustive CIFAR [--images 3000] [--validation 2000] [--epochs 9] [--work FOLDER]
+
+Images: training images of CIFAR-10 (the folder with cifar-10-batches-py), at 64 px. A small ResNet learns from them and
+teaches all students. Its training is in no cost, since both ways need it.
+
+Exhaustive: all twelve students train for all epochs, once. The stage `select` measures their INT8 files: top-1 on the
+validation images, and p50 in turns. `rank` is by this top-1, among the students within the budget by this p50.
+
+Rounds: for each budget anew, what `edgevit select` does. Untrained students are timed, the most capable ones within the
+budget train in rounds (`selection.halving`), and `select` takes one of the finalists. Of the exhaustive run, nothing is
+used. The budgets are those that 5, 8 and all 12 students meet.
+
+Costs are CPU seconds of this process and its children, on one thread: other work on the machine changes them little.
+`cost` is that of the rounds, timings included, over that of the exhaustive run. A run that was stopped goes on. The
+seconds of the stage that was stopped are lost, and `resumed` counts such trainings. About an hour on one core; the
+latencies want a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import children_cpu_s, publish
+from edgevit import pipeline
+from edgevit.actions.short_trainings import SELECTED, TrialRunner, TrialStages, train_in_rounds, trainings_of
+from edgevit.actions.student_choice import deployed_form, with_smaller
+from edgevit.artifacts import Artifact
+from edgevit.cli.output import terminal_context
+from edgevit.configs import Cifar, Distill, Export, Quantize, Recipe, Select, Train
+from edgevit.context import Context
+from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.models.catalogue import read as catalogue
+from edgevit.selection.candidates import Candidate
+from edgevit.selection.choice import ROOM, most_capable
+from edgevit.selection.halving import EPOCHS, STUDENTS, Round, rounds_of
+from edgevit.selection.kept import timed
+from edgevit.selection.records import Student, Timing
+from edgevit.stage_times import RESUMED
+
+SIDE = 64
+CLASSES = 10
+MODELS = (
+    "efficientvit_m0", "efficientvit_b0", "mobilenetv4_conv_small", "efficientvit_m2", "shvit_s1", "edgenext_xx_small",
+    "efficientvit_m4", "levit_128s", "shvit_s2", "starnet_s1", "efficientvit_m5", "repvit_m0_9",
+)  # fmt: skip
+MEETING = (5, 8, 12)  # the number of students that meet each budget
+GENTLE = {"scale": (0.6, 1.0)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar", type=Path)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--validation", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--students", type=int, default=STUDENTS)
+    parser.add_argument("--models", type=int, default=len(MODELS), help="the first so many of the twelve")
+    parser.add_argument("--work", type=Path, default=Path("runs/selection"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    work = asked.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ["EDGEVIT_CACHE"] = str(work / "cache")
+    context = terminal_context(workers=0)
+    write_images(asked, work / "images.npz")
+    costs = Costs(work / "costs.json")
+    timings = {candidate: _timing(candidate, costs, context) for candidate in _candidates(asked.models)}
+    teacher = work / "teacher"
+    exhaustive = Run("exhaustive", work, teacher, costs, context).all_of(list(timings), asked.epochs)
+    rows = []
+    for budget_ms in _budgets_ms(timings, len(timings)):
+        rows.append(
+            _row(budget_ms, timings, exhaustive, asked, Run(f"{budget_ms:.3g}ms", work, teacher, costs, context))
+        )
+        result = {"images": asked.images, "validation": asked.validation, "epochs": asked.epochs, "budgets": rows}
+        publish("selection_exhaustive", {"summary": _summary(rows), **result, "exhaustive": exhaustive})
+
+
+class Costs:
+    """CPU seconds by name. They are kept in a file, and grow when a stopped run goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.of: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def counted(self, name: str, work: Callable[[], Any]) -> Any:
+        """The result of some work, whose seconds are added to those of a name."""
+        start = time.process_time() + children_cpu_s()
+        result = work()
+        self.of[name] = self.of.get(name, 0.0) + time.process_time() + children_cpu_s() - start
+        self._file.write_text(json.dumps(self.of, indent=1))
+        return result
+
+
+@dataclass(frozen=True)
+class CountingRunner(TrialRunner):
+    """Counts the CPU seconds of the recipes that it runs."""
+
+    costs: Costs
+    name: str
+
+    def run(self, recipe: Recipe) -> Mapping[str, Artifact]:
+        made: Mapping[str, Artifact] = {}
+        for count in range(1, len(recipe.stages) + 1):  # stage by stage: a stop loses the seconds of one alone
+            part = recipe.model_copy(update={"stages": recipe.stages[:count]})
+            made = self.costs.counted(self.name, partial(super().run, part))
+        return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """Short trainings of students in a store of their own, with a teacher from a store that all runs share."""
+
+    name: str
+    work: Path
+    teacher_runs: Path
+    costs: Costs
+    context: Context
+
+    def all_of(self, candidates: Sequence[Candidate], epochs: int) -> dict[str, Any]:
+        """All students, for all epochs."""
+        stages, runner = self._stages(candidates, (Round(len(candidates), epochs),))
+        labels = tuple(stages.rounds)
+        trained = train_in_rounds(stages, (Round(len(candidates), epochs),), runner)
+        made = runner.run(stages.of_finalists(trained.finalists, [_select(stages, trained.finalists, None)]))
+        return self._outcome(made, labels, trained.rounds, trained.dropped)
+
+    def in_rounds(self, candidates: Sequence[Candidate], epochs: int, budget_ms: float) -> dict[str, Any]:
+        """Students in rounds, and one of the finalists."""
+        rounds = rounds_of(len(candidates), epochs)
+        stages, runner = self._stages(candidates, rounds)
+        trained = train_in_rounds(stages, rounds, runner)
+        made = runner.run(stages.of_finalists(trained.finalists, [_select(stages, trained.finalists, budget_ms)]))
+        return self._outcome(made, trained.finalists, trained.rounds, trained.dropped)
+
+    def _stages(self, candidates: Sequence[Candidate], rounds: Sequence[Round]) -> tuple[TrialStages, TrialRunner]:
+        stages, images = trial_stages(candidates, rounds), {"photos": _recipe().datasets["photos"]}
+        datasets = dataset_artifacts(images, self.work, ["photos.train", "photos.val"])
+        teacher = pipeline.run(stages.with_stages(*stages.teacher), self.work, self.teacher_runs, self.context)
+        runner = CountingRunner(self.work, self.work / self.name, self.context, datasets, self.costs, self.name)
+        _share_teacher(teacher["teacher"], self.teacher_runs, runner.runs)
+        return stages, runner
+
+    def _outcome(
+        self,
+        made: Mapping[str, Artifact],
+        labels: Sequence[str],
+        rounds: Sequence[dict[str, Any]],
+        dropped: Mapping[str, str],
+    ) -> dict[str, Any]:
+        record = made[SELECTED].metrics["selection"]
+        trainings = [artifact for id, artifact in made.items() if id.startswith("student-")]
+        return {
+            "students": list(labels),
+            "cpu_s": self.costs.of[self.name],
+            "resumed": sum(bool(artifact.manifest.provenance.get(RESUMED)) for artifact in trainings),
+            "rounds": list(rounds),
+            "dropped": dict(dropped),
+            "winner": _name_in(record["winner"]),
+            "models": {
+                _name_in(model["id"]): {name: model[name] for name in ("top1", "p50_ms", "reason")}
+                for model in record["models"]
+            },
+        }
+
+
+def write_images(asked: argparse.Namespace, file: Path) -> None:
+    """The first images of CIFAR-10's training set, for the roles train and val, as an .npz file."""
+    if file.is_file():
+        return
+    path = asked.cifar if (asked.cifar / "data_batch_1").is_file() else asked.cifar / "cifar-10-batches-py"
+    config = Cifar(source="cifar10", path=str(path))
+    images = open_dataset(dataset_artifacts({"c": config}, Path.cwd(), ["c.train"])["c.train"])
+    parts = {"train": range(asked.images), "val": range(asked.images, asked.images + asked.validation)}
+    assert images.labels is not None
+    arrays: dict[str, Any] = {}
+    for role, positions in parts.items():
+        arrays[f"{role}_images"] = np.stack([images.image(position) for position in positions])
+        arrays[f"{role}_labels"] = images.labels[list(positions)]
+    np.savez(file, **arrays)
+
+
+def trial_stages(candidates: Sequence[Candidate], rounds: Sequence[Round]) -> TrialStages:
+    """The stages of `edgevit select` for these students."""
+    recipe = _recipe()
+    trainings = {
+        candidate.model: tuple(trainings_of(_student(candidate), candidate.model, rounds, "photos.val"))
+        for candidate in candidates
+    }
+    files = {
+        name: (
+            Export(stage="export", id=f"onnx/{name}", model=stages[-1].id),
+            Quantize(
+                stage="quantize", id=f"int8/{name}", model=f"onnx/{name}", calibration="photos.train",
+                validation="photos.val",
+            ),
+        )
+        for name, stages in trainings.items()
+    }  # fmt: skip
+    return TrialStages(
+        recipe.model_copy(update={"stages": ()}), recipe.stages, dict.fromkeys(trainings, ()), trainings, files
+    )
+
+
+def _recipe() -> Recipe:
+    teacher = Train(
+        stage="train", id="teacher", model="resnet10t", image_size=SIDE // 2, data="photos.train", val="photos.val",
+        epochs=12, learning_rate=2e-3, augmentation=GENTLE,
+    )  # fmt: skip
+    datasets = {"photos": {"source": "npz", "path": "images.npz"}}
+    return Recipe.model_validate({"name": "selection", "datasets": datasets, "stages": [teacher]})
+
+
+def _student(candidate: Candidate) -> Distill:
+    return Distill.model_validate(
+        {
+            "stage": "distill", "id": "student", "model": candidate.model, "image_size": SIDE, "teacher": "teacher",
+            "streams": [{"data": "photos.train"}], "learning_rate": 1e-3, "augmentation": GENTLE,
+            "objectives": [{"loss": "cross_entropy", "weight": 0.5}, {"loss": "soft", "weight": 0.5, "temperature": 2}],
+        }
+    )  # fmt: skip
+
+
+def _select(stages: TrialStages, labels: Sequence[str], budget_ms: float | None) -> Select:
+    models = tuple(stages.models(labels).values())
+    return Select(stage="select", id=SELECTED, models=models, data="photos.val", latency_ms=budget_ms)
+
+
+def _share_teacher(teacher: Artifact, from_runs: Path, to_runs: Path) -> None:
+    """Put the finished teacher into another store, where it costs nothing."""
+    key = teacher.manifest.key
+    place = to_runs / ".store" / key
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(from_runs / ".store" / key, place, symlinks=True)
+
+
+def _candidates(count: int) -> list[Candidate]:
+    """The students by rising MACs."""
+    share = (SIDE / 224) ** 2
+    macs = {entry.name: round(entry.macs * share) for entry in catalogue() if entry.name in MODELS[:count]}
+    found = [Candidate(model=name, image_size=SIDE, macs=size, expected_ms=size / 1e7) for name, size in macs.items()]
+    return sorted(found, key=lambda candidate: candidate.macs)
+
+
+def _timing(candidate: Candidate, costs: Costs, context: Context) -> Timing:
+    student = Student(model=candidate.model, image_size=SIDE, num_classes=CLASSES)
+    form = deployed_form("local-cpu")
+    timing: Timing = costs.counted(f"timing/{candidate.model}", lambda: timed(student, form, context))
+    return timing
+
+
+def _budgets_ms(timings: Mapping[Candidate, Timing], count: int) -> list[float]:
+    """For each number of `MEETING`, a budget that so many students meet with room."""
+    high_ms = sorted(timing.p50_high_ms for timing in timings.values())
+    numbers = dict.fromkeys(min(number, count) for number in MEETING)
+    return [1.005 * high_ms[number - 1] / ROOM for number in numbers]
+
+
+def _row(
+    budget_ms: float,
+    timings: Mapping[Candidate, Timing],
+    exhaustive: Mapping[str, Any],
+    asked: argparse.Namespace,
+    run: Run,
+) -> dict[str, Any]:
+    """One budget: the student of the rounds, its rank in the exhaustive run, and the cost."""
+    timed_here: dict[Candidate, Timing] = {}
+
+    def time_once(candidate: Candidate) -> Timing:
+        timed_here[candidate] = timings[candidate]
+        return timings[candidate]
+
+    group = tuple(timings)
+    best = most_capable(group, budget_ms, time_once).best
+    assert best is not None, "the budgets are those that students meet"
+    within = with_smaller(best, group, time_once, budget_ms, None, asked.students)
+    outcome = run.in_rounds(tuple(within), asked.epochs, budget_ms)
+    timings_cpu_s = sum(run.costs.of[f"timing/{candidate.model}"] for candidate in timed_here)
+    able = {
+        name: model["top1"]["value"]
+        for name, model in exhaustive["models"].items()
+        if model["p50_ms"]["high"] <= budget_ms or name == outcome["winner"]
+    }
+    order = sorted(able, key=lambda name: -able[name])
+    return {
+        "budget_ms": budget_ms,
+        "within": len(able),
+        "winner": outcome["winner"],
+        "rank": order.index(outcome["winner"]) + 1,
+        "best": order[0],
+        "points_below_best": 100 * (able[order[0]] - able[outcome["winner"]]),
+        "cost": (outcome["cpu_s"] + timings_cpu_s) / exhaustive["cpu_s"],
+        "timings_cpu_s": timings_cpu_s,
+        "rounds": outcome,
+    }
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "budgets": len(rows),
+        "within_the_top_2": sum(row["rank"] <= 2 for row in rows),
+        "at_a_fifth_of_the_cost": sum(row["cost"] <= 0.2 for row in rows),
+        "largest_cost": max(row["cost"] for row in rows),
+        "mean_cost": sum(row["cost"] for row in rows) / len(rows),
+        "most_points_below_best": max(row["points_below_best"] for row in rows),
+    }
+
+
+def _name_in(id: str) -> str:
+    return id.rpartition("/")[2]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Successive halving: all students train for a little; the most accurate train on, each round fewer and for longer.
+
+Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+REDUCTION = 3  # η of Hyperband (Li et al. 2017): each round has a third of the students and three times the epochs
+STUDENTS, EPOCHS = 6, 9  # of the first round, and at the end of the last one, if nothing else is asked
+LATER_ROUNDS = (3, 2)  # the least number of students in the second round and in the last one
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the short trainings.
+
+    Attributes:
+        students: the largest number of students that train in it.
+        epochs: that each of them has trained for at its end, with the rounds before it.
+    """
+
+    students: int
+    epochs: int
+
+
+def rounds_of(students: int, epochs: int) -> tuple[Round, ...]:
+    """The rounds for a number of students: three, of which the last one ends after `epochs` epochs.
+
+    9 students and 9 epochs: 9 students to 1 epoch, 3 of them to 3 epochs, 2 of these to 9 epochs. A round that would
+    have as many students as the next one is left out. So is a round without an epoch of its own.
+    """
+    second, last = (max(least, math.ceil(students / REDUCTION**place)) for place, least in enumerate(LATER_ROUNDS, 1))
+    counts = [students, min(students, second), min(students, last)]
+    rounds: list[Round] = []
+    for place, count in enumerate(counts):
+        ends = max(1, round(epochs / REDUCTION ** (len(counts) - 1 - place)))
+        if count in counts[place + 1 :] or (rounds and ends == rounds[-1].epochs):
+            continue
+        rounds.append(Round(count, ends))
+    return tuple(rounds)
+
+
+def most_accurate(top1: Mapping[str, float], count: int) -> tuple[str, ...]:
+    """The names of the `count` students with the highest top-1, the highest first.
+
+    Of students with equal top-1, those that come first in the mapping are taken.
+    """
+    return tuple(sorted(top1, key=lambda name: -top1[name])[:count])

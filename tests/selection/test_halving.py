@@ -1,0 +1,45 @@
+"""Rounds of successive halving: their numbers, their cost, and the students that go on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevit.selection.halving import Round, most_accurate, rounds_of
+
+
+@pytest.mark.parametrize(
+    ("students", "epochs", "expected"),
+    [
+        (9, 9, [(9, 1), (3, 3), (2, 9)]),
+        (20, 27, [(20, 3), (7, 9), (3, 27)]),
+        (4, 9, [(4, 1), (3, 3), (2, 9)]),
+        (3, 9, [(3, 3), (2, 9)]),
+        (2, 9, [(2, 9)]),
+        (8, 2, [(8, 1), (2, 2)]),  # too few epochs for three rounds
+        (8, 1, [(8, 1)]),
+    ],
+)
+def test_each_round_has_fewer_students_and_three_times_the_epochs(
+    students: int, epochs: int, expected: list[tuple[int, int]]
+) -> None:
+    assert rounds_of(students, epochs) == tuple(Round(*pair) for pair in expected)
+
+
+@given(st.integers(2, 20), st.integers(1, 300))
+def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(students: int, epochs: int) -> None:
+    rounds = rounds_of(students, epochs)
+    assert (rounds[0].students, rounds[-1].epochs) == (students, epochs)
+    counts, ends = [each.students for each in rounds], [each.epochs for each in rounds]
+    assert counts == sorted(counts, reverse=True)
+    assert ends == sorted(set(ends))
+    assert ends[0] >= 1
+    assert counts[-1] >= min(students, 2)
+    before = [0, *ends]
+    cost = sum(count * (end - start) for count, start, end in zip(counts, before, ends, strict=False))
+    assert cost <= students * epochs
+
+
+def test_equal_students_go_on_in_their_order() -> None:
+    assert most_accurate({"large": 0.5, "small": 0.5, "good": 0.7, "bad": 0.1}, 2) == ("good", "large")
