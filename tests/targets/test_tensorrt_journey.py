@@ -424,15 +424,13 @@ def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) 
     engine = compiled("engine-sampled", int8(), max_batch=4)
     board.play(NANO, change(STANDINS[NANO]))
     board.standin.take_time()
-    name = f"latency-{change.__name__}"
-    return workbench().run(
-        "profile", name, model=engine.id, target="orin", **{"duration_s": 1.2, "warmup_s": 0.2, **fields}
-    )
+    options: dict[str, Any] = {"duration_s": 1.2, "warmup_s": 0.2, "starts": 1, **fields}
+    return workbench().run("profile", f"latency-{change.__name__}", model=engine.id, target="orin", **options)
 
 
 def test_the_energy_of_a_board_is_shown_and_judges_no_budget(board: Board, tmp_path: Path) -> None:
     """5,971 mW at rest and 12,479 mW while the engine runs, as recorded; the power of a stand-in is replayed."""
-    latency = timed_on(board, working, idle_s=2.5, duration_s=3.0, starts=1)
+    latency = timed_on(board, working, idle_s=2.5, duration_s=3.0)
     energy = energy_in(latency.metrics)
     assert isinstance(energy, EnergyRecord), energy
     assert (energy.idle_w, energy.power_w) == pytest.approx((5.971, 12.479), rel=0.05)
