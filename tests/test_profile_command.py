@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -11,12 +12,15 @@ from typer.testing import CliRunner, Result
 from edgevit.cli import app
 from edgevit.cli.measuring import scenario_options
 from edgevit.configs import Profile
+from edgevit.context import Context
 from edgevit.errors import RecipeError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput
 from edgevit.report.text import scenario_facts, throughput_rows
+from edgevit.stages.profile import run
 from tests.small_models import checkpoint, float_onnx, workbench
+from tests.targets.engine_folder import engine_folder
 
 QUICK = ("--duration", "0.1", "--starts", "2", "--retry", "0")
 
@@ -122,6 +126,21 @@ def test_a_file_of_one_batch_size_has_no_sweep() -> None:
     assert isinstance(error, TargetError)
     assert "fixed batch size" in error.what
     assert "open batch size" in str(error.next)
+
+
+def test_an_engine_knows_no_rate(tmp_path: Path) -> None:
+    fields = {
+        "stage": "profile",
+        "id": "p",
+        "model": "m",
+        "target": "local-gpu",
+        "scenario": "fixed_rate",
+        "rate_hz": 30,
+    }
+    engine = engine_folder(float_onnx(), tmp_path / "engine")
+    with pytest.raises(TargetError, match="knows no rate") as refused:
+        run(Profile.model_validate(fields), {"model": engine}, Context(), tmp_path)
+    assert refused.value.got == "30 frames a second"
 
 
 STREAM = FrameStream(30.0, 1, 400, 30.0, 0.0, 0.0, 0.009, 4.0, 5.0, 6.0, "measured")

@@ -13,7 +13,7 @@ from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed, timed_in
 from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
-from edgevit.errors import EdgevitError
+from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
 from edgevit.profiling.measure import valid_measurement
@@ -28,6 +28,7 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
     model = for_runtime(inputs["model"], config.runtime)
     for batch_size in config.batch_sizes or (config.batch_size,):
         check_batch(model.io, batch_size)
+    _check_rate(model, config)
     options = SessionOptions(config.threads, config.precision)
     with target_for(config.target, context).open(model, options) as session:
         profiling = _Profiling(session, config, context.progress.say)
@@ -77,6 +78,17 @@ def _time_layers(
     for reason in timed.times.invalid:
         context.progress.say(f"{config.id}: the times of the layers are INVALID: {reason}")
     (out / TIMES_FILE).write_bytes(json_of_timed(replace(timed, path=Path(model.id))))
+
+
+def _check_rate(model: Artifact, config: Profile) -> None:
+    """Raise TargetError for a rate of a TensorRT engine."""
+    if config.rate_hz is not None and runtime_of(model) == TENSORRT.name:
+        raise TargetError(
+            "trtexec runs an engine again as soon as it has ended: it knows no rate",
+            where=model.id,
+            got=f"{config.rate_hz:g} frames a second",
+            next="leave the rate out, or time the ONNX file at a rate, in ONNX Runtime",
+        )
 
 
 @dataclass(frozen=True)

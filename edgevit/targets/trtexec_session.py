@@ -147,13 +147,6 @@ class TrtexecSession(Session):
                 got=f"boundary: {plan.boundary}",
                 expected="boundary: compute",
             )
-        if plan.rate_hz:
-            raise TargetError(
-                "trtexec runs an engine again as soon as it has ended: it knows no rate",
-                where=self.trtexec.where,
-                got=f"{plan.rate_hz:g} frames a second",
-                next="leave the rate out; the ONNX file can be timed at a rate, in ONNX Runtime",
-            )
 
     def _timed(self, plan: MeasurePlan) -> _Timed:
         """A run of trtexec by a plan, with its times and the state of the machine meanwhile."""
