@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -168,3 +169,21 @@ def test_the_jetson_recipe_says_how_a_board_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(RecipeError, match=r"there is no target 'board'\. edgevit devices add board ssh://user@host"):
         load_recipe(Path("jetson"))
+
+
+@pytest.mark.slow
+def test_pretrain_vit_shows_where_teacher_and_student_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shorter = [f"--set=stages.{id}.epochs=1" for id in ("body", "teacher", "student")]
+    answer = CliRunner().invoke(app, ["run", "pretrain-vit", "--anyway", *shorter])
+    assert answer.exit_code in (0, 1), answer.output  # after one epoch, the budget may be missed
+    folder = tmp_path / "runs" / "pretrain-vit" / "report"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (attention,) = report["attention"]
+    assert [model["id"] for model in attention["models"]] == ["teacher", "student"]
+    assert [len(model["layers"]) for model in attention["models"]] == [4, 2]
+    (features,) = report["features"]
+    assert {model["id"] for model in features["models"]} == {"untrained", "body", "teacher", "student"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for model in ("teacher", "student"):
+        assert f'alt="mean attention of {model} on image ' in page

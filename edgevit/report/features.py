@@ -19,8 +19,9 @@ def of_features(models: Lineup) -> list[Json]:
 
 
 def neighbors_of(models: Lineup) -> list[tuple[Artifact, list[Json]]]:
-    """The evaluations by `protocol: knn`, each with its images and their nearest neighbors."""
-    recorded = ((evaluation, _record(evaluation)["neighbors"]) for evaluation in models.featured)
+    """The evaluations by `protocol: knn`, each with images and their nearest neighbors, in the order of the tables."""
+    evaluations = (each for group in grouped(models, models.featured, _labels_of) for each in group)
+    recorded = ((evaluation, _record(evaluation)["neighbors"]) for evaluation in evaluations)
     return [(evaluation, neighbors) for evaluation, neighbors in recorded if neighbors]
 
 

@@ -88,7 +88,7 @@ def test_a_linear_head_has_no_measures_of_features(onnx: edgevit.Model) -> None:
 
 def test_heads_need_a_support(checkpoint: edgevit.Model) -> None:
     with pytest.raises(edgevit.EdgevitError, match="needs 'support'"):
-        edgevit.evaluate(checkpoint, DigitImages(), protocol="knn")
+        edgevit.evaluate(checkpoint, DigitImages(), protocol="knn")  # type: ignore[call-overload]
 
 
 def test_latencies_and_comparisons_have_a_short_repr(onnx: edgevit.Model) -> None:
