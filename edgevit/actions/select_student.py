@@ -301,7 +301,8 @@ def _compared(
         )
     except NotBetterThanGuess as error:
         if not found.images.few:
-            raise
+            advice = f"--epochs above {trials.epochs}, or more labelled images"
+            raise NotBetterThanGuess(error.what, where=found.options.folder, got=error.got, next=advice) from None
         most_capable = next(label for label in students if label in trained.finalists)
         why = f"{error.what}: the labels are too few to compare by, so the most capable finalist is taken"
         return _Compared(most_capable, len(students), trained.rounds, trained.dropped, lines=(why,))
