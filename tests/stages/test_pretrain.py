@@ -126,7 +126,7 @@ def test_auto_says_its_method_the_reason_and_the_time_of_an_epoch() -> None:
     made = workbench().run("pretrain", "by-auto", context, method="auto", **VIT, **QUICK)
     assert made.metrics["method"] == "simclr"
     assert "method auto takes simclr: two views are computed fast, and 151 images are too few" in said.getvalue()
-    assert re.search(r"an epoch will take about .*, and 1 epochs .*, by the time of a few steps", said.getvalue())
+    assert re.search(r"an epoch will take about .*, by the time of a few steps", said.getvalue())
     named = workbench().run("pretrain", "by-name", method="simclr", **VIT, **QUICK)
     before, after = (open_checkpoint(artifact).module.state_dict() for artifact in (named, made))
     assert all(torch.equal(before[name], after[name]) for name in before)  # the timed steps left nothing behind

@@ -96,10 +96,8 @@ def _with_suited_method(
     check_batch(config, stream.dataset)
     _let_views_vary(config, start)
     seconds = epoch_seconds(learner_for(config, start, images), stream, config, context)
-    context.progress.say(
-        f"    an epoch will take about {duration(seconds)}, and {config.epochs} epochs "
-        f"{duration(config.epochs * seconds)}, by the time of a few steps"
-    )
+    in_all = f", and {config.epochs} epochs {duration(config.epochs * seconds)}" if config.epochs > 1 else ""
+    context.progress.say(f"    an epoch will take about {duration(seconds)}{in_all}, by the time of a few steps")
     return config
 
 
