@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--turn", nargs=3, metavar=("METHOD", "IMAGES", "ANSWER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.turn:
-        take_turn(*asked.turn, steps=asked.steps)
+        method, of_images, of_answer = asked.turn
+        take_turn(method, Path(of_images), Path(of_answer), asked.steps)
         return
     asked.work.mkdir(parents=True, exist_ok=True)
     images = asked.work.absolute() / "images.npz"
@@ -90,7 +91,7 @@ def compared(turns: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any
     return result
 
 
-def take_turn(method: str, images: str, answer: str, steps: int) -> None:
+def take_turn(method: str, images: Path, answer: Path, steps: int) -> None:
     """Time the steps of edgevit in this process."""
     torch.set_num_threads(1)
     arrays = np.load(images)["images"]
@@ -109,13 +110,13 @@ def take_turn(method: str, images: str, answer: str, steps: int) -> None:
         ended.append(time.perf_counter())
         return len(ended) == steps + WARMUP
 
-    work = Path(answer).parent / f"edgevit-{time.time_ns()}"
+    work = answer.parent / f"edgevit-{time.time_ns()}"
     work.mkdir()
     context = Context(work=work, workers=0, stage_id="body", progress=SilentProgress())
     fit(learner, [TrainingStream(data)], config, context, out=work, views=config.views, ends=ends, save_every_s=1e9)
     seconds = np.diff(ended)[WARMUP - 1 :].tolist()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Path(answer).write_text(json.dumps({"seconds": seconds, "peak_mib": peak}))
+    answer.write_text(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 
 def pixels(folder: Path) -> np.ndarray:

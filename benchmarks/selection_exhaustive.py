@@ -204,13 +204,10 @@ def trial_stages(candidates: Sequence[Candidate], rounds: Sequence[Round]) -> Tr
     files = {
         name: (
             Export(stage="export", id=f"onnx/{name}", model=stages[-1].id),
-            Quantize(
-                stage="quantize", id=f"int8/{name}", model=f"onnx/{name}", calibration="photos.train",
-                validation="photos.val",
-            ),
+            Quantize(stage="quantize", id=f"int8/{name}", model=f"onnx/{name}", calibration="photos.train"),
         )
         for name, stages in trainings.items()
-    }  # fmt: skip
+    }
     return TrialStages(
         recipe.model_copy(update={"stages": ()}), recipe.stages, dict.fromkeys(trainings, ()), trainings, files
     )

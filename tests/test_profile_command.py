@@ -151,6 +151,6 @@ def test_an_invalid_batch_size_is_marked_in_its_row() -> None:
         Throughput(8, 1234.5, 1200.0, 1270.0, 6.5, 100, "measured", invalid=("hot",)),
     ]
     assert throughput_rows(batches) == [
-        ("1", "250", "–", "4.00 ms"),
+        ("1", "250.0", "–", "4.00 ms"),
         ("8", "1,234", "1,200 to 1,270", "6.50 ms invalid"),
     ]

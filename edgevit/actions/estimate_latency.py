@@ -88,6 +88,18 @@ def estimated_latency(
     )
 
 
+def check_board(board: str, folder: Path | None, where: str) -> None:
+    """Refuse a name that is neither a board of the table nor a calibrated target.
+
+    Raises:
+        RecipeError: there is no such board, or the target is not calibrated.
+        TargetError: no figures of the board are verified.
+    """
+    if calibration_of(board, folder) is None:
+        _check_is_no_target(board, folder, where)
+        board_rates(board, where)
+
+
 def default_precision(calibration: Calibration | None) -> str:
     """Of a file without Q/DQ pairs: float32 on a calibrated target, and float16 on a board."""
     return "float16" if calibration is None else "float32"

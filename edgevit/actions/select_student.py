@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevit import pipeline
-from edgevit.actions.estimate_latency import default_precision, estimated_latency
+from edgevit.actions.estimate_latency import check_board, default_precision, estimated_latency
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -41,7 +41,6 @@ from edgevit.errors import DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
-from edgevit.latency_model.boards import board_rates
 from edgevit.latency_model.calibration import calibration_of
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
@@ -198,7 +197,7 @@ def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candi
 
     def predict(candidate: Candidate) -> Timing:
         if candidate not in known:
-            known[candidate] = _predicted(candidate, num_classes, board)
+            known[candidate] = _predicted(candidate, num_classes, board, context.folder)
             timing = known[candidate]
             interval = f"90% interval {timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g}"
             context.progress.say(f"    predicted {timing.p50_ms:.3g} ms ({interval}): {candidate}")
@@ -246,8 +245,8 @@ def _check_target(options: InitOptions, board: str | None) -> None:
     if board is not None and options.target != LOCAL_CPU:
         what = "a board is predicted, and a target is measured"
         raise RecipeError(what, got=f"--board {board} and --target {options.target}", next="give one of them")
-    if board is not None and calibration_of(board) is None:
-        board_rates(board, where="--board")
+    if board is not None:
+        check_board(board, options.out.absolute().parent, where="--board")
 
 
 def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[Candidate, Timing]:
@@ -263,7 +262,7 @@ def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     else:
         time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
-        precision = default_precision(calibration_of(trials.board))
+        precision = default_precision(calibration_of(trials.board, context.folder))
         say(f"students, predicted for {trials.board} in {precision} and not measured:")
     return students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
 
@@ -358,13 +357,13 @@ def _epochs(count: int) -> str:
     return f"{count} epochs" if count > 1 else "1 epoch"
 
 
-def _predicted(candidate: Candidate, num_classes: int, board: str) -> Timing:
+def _predicted(candidate: Candidate, num_classes: int, board: str, folder: Path | None) -> Timing:
     built = create_model(candidate.model, num_classes, candidate.image_size)
     spec = IOSpec.for_classifier(built.preprocess, default_class_names(num_classes))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
+    with tempfile.TemporaryDirectory() as work:
+        file = Path(work) / "model.onnx"
         onnx_from_module(built.module, spec, OPSET, dynamic_batch=True).write(file)
-        estimate = estimated_latency(file, board)
+        estimate = estimated_latency(file, board, folder=folder)
     cost = cost_of(built.module, built.preprocess)
     return Timing(
         macs=cost["macs"],

@@ -224,14 +224,18 @@ def clean(name: Name, as_json: JsonFlag = False) -> None:
 
 
 def remove(name: Name, project: Project = False, as_json: JsonFlag = False) -> None:
-    """Remove a name from targets.yaml. Nothing is changed on the machine itself: see `edgevit devices clean`.
+    """Remove a name from targets.yaml, and its calibration.
+
+    Nothing is changed on the machine itself: see `edgevit devices clean`.
 
     Example: edgevit devices remove orin
     """
+    from edgevit.latency_model.calibration import remove_calibration
     from edgevit.targets.named import remove_target
 
     file = _file(project)
     remove_target(name, file)
+    remove_calibration(name, file)
     if as_json:
         print_json({"target": name, "removed_from": str(file)})
     else:

@@ -58,8 +58,8 @@ def select(
 
     Students of the catalog are timed untrained on the target, or predicted for a board. If none meets the budget,
     the command ends before any training with exit status 1, and says which budget can be met. Otherwise the most
-    capable students train in rounds: after each, the most accurate third on the validation images trains on. The
-    most accurate of the last round is taken. The same command goes on after an interruption.
+    capable students train in rounds: after each, those that are most accurate on the validation images train on.
+    The most accurate of the last round is taken. The same command goes on after an interruption.
 
     Example: edgevit select --data photos/ --latency-ms 10 --out photos.yaml
     """

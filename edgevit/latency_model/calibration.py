@@ -184,6 +184,11 @@ def write_calibration(calibration: Calibration, file: Path) -> None:
         part.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
+def remove_calibration(target: str, targets: Path) -> None:
+    """Remove the calibration of a target that was removed from a targets.yaml, if there is one."""
+    _beside(targets, target).unlink(missing_ok=True)
+
+
 def _beside(targets: Path, target: str) -> Path:
     return targets.parent / FOLDER / f"{target}.json"
 

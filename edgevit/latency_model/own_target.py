@@ -11,7 +11,7 @@ from edgevit.latency_model.kernels import KernelPlan
 from edgevit.latency_model.unit_costs import parts_ms, units_of
 
 NO_ENERGY = "not predictable: a calibration measures latencies alone"
-TOO_FEW = 10  # models, below which an interval is that of the worst model
+FEWEST_FOR_90 = 9  # models; of fewer, no rank has a coverage of 90%
 
 
 def estimate_on_target(
@@ -60,7 +60,7 @@ def estimate_on_target(
         energy_mj=None,
         why_no_energy=NO_ENERGY,
         notes=(*_notes(form, batch_size), *notes_on_unknown(uncounted)),
-        is_coverage_known=batch_size == 1 and not uncounted and len(form.models) >= TOO_FEW,
+        is_coverage_known=batch_size == 1 and not uncounted and len(form.models) >= FEWEST_FOR_90,
         runtime=form.runtime,
         threads=form.threads,
     )

@@ -158,7 +158,7 @@ def _stream_facts(stream: FrameStream) -> Iterator[tuple[str, str]]:
     rate, ended = f"{stream.rate_hz:g} frames{images} a second", f"{significant(stream.frames_per_s)} ended in a second"
     yield "Fixed rate", f"{rate}: {kept[stream.is_kept]}; {ended}"
     interval = f"95% interval {stream.late_low:.1%} to {stream.late_high:.1%}"
-    yield "Late frames", f"{stream.late:.1%} ({interval}), when the next one came; {MOST_LATE:.0%} may be"
+    yield "Late frames", f"{stream.late:.1%} ({interval}) had not ended when the next one came; {MOST_LATE:.0%} may"
     percentiles = zip((50, 90, 99), (stream.p50_ms, stream.p90_ms, stream.p99_ms), strict=True)
     latencies = ", ".join(f"p{percent} {milliseconds(value)}" for percent, value in percentiles)
     yield "From arrival to end", f"{latencies}, {stream.frames:,} frames"
@@ -184,8 +184,10 @@ def throughput_rows(batches: Sequence[Throughput]) -> list[tuple[str, ...]]:
     return [
         (
             str(batch.batch_size),
-            f"{batch.images_per_s:,.4g}",
-            NOT_MEASURED if batch.low is None else f"{batch.low:,.4g} to {batch.high:,.4g}",
+            significant(batch.images_per_s, 4),
+            NOT_MEASURED
+            if batch.low is None or batch.high is None
+            else f"{significant(batch.low, 4)} to {significant(batch.high, 4)}",
             _median(batch.p50_ms, batch.label, bool(batch.invalid)),
         )
         for batch in batches

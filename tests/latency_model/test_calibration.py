@@ -99,6 +99,7 @@ def test_from_receipts_to_a_prediction(calibrated: Calibration, tmp_path: Path) 
     assert predicted.latency_ms == pytest.approx(0.1 + 36 * 27 * 1024e-6, rel=0.1)
     assert predicted.low_90_ms < predicted.latency_ms < predicted.high_90_ms
     assert (predicted.label, predicted.runtime, predicted.threads) == ("predicted", "onnxruntime", 1)
+    assert predicted.is_coverage_known
     said = run("estimate", tmp_path / "own.onnx", "--target", "local-cpu")
     assert "local-cpu, ONNX Runtime, 1 thread, float32, batch 1" in said
     assert "calibrated on 9 models in ONNX Runtime 1.24.4; each left out, the median error is" in " ".join(said.split())
@@ -129,6 +130,17 @@ def test_the_projects_calibration_wins(calibrated: Calibration) -> None:
     found = calibration_of("local-cpu")
     assert found is not None
     assert found.forms[0].threads == 7
+
+
+def test_a_removed_target_leaves_no_calibration(receipts: Path) -> None:
+    """Another machine of the same name would be predicted by it."""
+    run("devices", "add", "pi", "ssh://me@pi.local")
+    for file in receipts.glob("*.onnx"):
+        receipt(file, 5.0, target="pi")
+    run("devices", "calibrate", "pi", "--receipts", receipts)
+    assert calibration_of("pi") is not None
+    run("devices", "remove", "pi")
+    assert calibration_of("pi") is None
 
 
 @pytest.mark.parametrize(

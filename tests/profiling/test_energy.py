@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevit.profiling import MeasurePlan
-from edgevit.profiling.energy import NO_IDLE, EnergyRecord, NoEnergy, energy_in, metrics_of_energy
+from edgevit.profiling.energy import FEWEST_READINGS, NO_IDLE, EnergyRecord, NoEnergy, energy_in, metrics_of_energy
 from edgevit.profiling.measure import Measurement
+from edgevit.profiling.starts import measure_over_starts
 from edgevit.profiling.telemetry import NOT_SAMPLED, Load, Series, Telemetry, Window
 
 EVERY_S = 0.25
@@ -129,3 +130,18 @@ def test_energy_goes_through_metrics() -> None:
     assert energy_in(json.loads(json.dumps(metrics_of_energy(found)))) == found
     assert energy_in(metrics_of_energy(NoEnergy("no reason"))) == NoEnergy("no reason")
     assert energy_in({"latency_ms": {}}) is None  # of an older release
+
+
+def test_the_energy_of_several_starts_is_that_of_their_readings_together() -> None:
+    """Five starts of 0.6 s, each read from the first counted run on: 8 W above 5 W at rest before the first of them."""
+    power = Series("power_mw", "cpu", (0.25, 0.5, 0.6), (8000.0,) * 3)
+
+    def take(plan: MeasurePlan) -> Measurement:
+        idle = telemetry(np.full(12, 5000.0), "cpu") if plan.idle_s else None
+        during = Telemetry((power,), Window(0.0, 0.595), 0.595, idle=idle, boundaries={"cpu": "CPU package (RAPL)"})
+        return Measurement(np.full(60, 10.0), plan, telemetry=during, seconds=0.6)
+
+    found = energy(measure_over_starts(take, MeasurePlan(idle_s=3.0), starts=5))
+    assert found.mj == pytest.approx(30.0, rel=0.02)
+    assert found.readings >= FEWEST_READINGS
+    assert found.boundary == "CPU package (RAPL)"

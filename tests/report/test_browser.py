@@ -9,6 +9,7 @@ import pytest
 from edgevit.configs import Budget
 from edgevit.report.build import write_report
 from tests.bundling.browser import CHROMIUM
+from tests.checking.test_timed_layers import of_vit
 from tests.report.measured_run import ALL, quickstart
 from tests.small_models import checkpoint, workbench
 
@@ -42,7 +43,8 @@ frame.onload = () => {{
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 def test_the_page_on_a_phone(tmp_path: Path):
     run = quickstart(tmp_path, classes=("a" * 90, *"123456789"))
-    write_report(run.of(*ALL), Budget(latency_ms=1.0), "quickstart" * 9, tmp_path)
+    run.latency("layers", "engine", 0.6, threads=2, layers=of_vit())
+    write_report(run.of(*ALL, "layers"), Budget(latency_ms=1.0), "quickstart" * 9, tmp_path)
     measured, errors = on_a_phone(tmp_path)
     assert measured == {"wide": 390, "bad": 0, "fetched": [], "narrowPlotShown": True}
     assert "CONSOLE" not in errors

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edgevit
 from edgevit.profiling import MeasurePlan, measure
-from edgevit.profiling.energy import EnergyRecord, NoEnergy
+from edgevit.profiling.energy import NO_IDLE, EnergyRecord, NoEnergy
 from edgevit.profiling.measure import Measurement
 from edgevit.profiling.telemetry import Telemetry
 from edgevit.targets.agent import sampler
@@ -32,9 +33,10 @@ from edgevit.targets.energy_counters import (
     EnergyCounters,
 )
 from edgevit.targets.jobs import Job, run_job
-from edgevit.targets.machine_meter import MachineMeter
+from edgevit.targets.machine_meter import ROOT, MachineMeter
 from edgevit.targets.named import NamedTarget
 from edgevit.targets.sampling import sampled, telemetry_in
+from tests.small_models import float_onnx
 from tests.targets.machine import own_home
 from tests.targets.standin import STANDINS
 from tests.targets.standin.module import compile_library, needs_gcc
@@ -308,3 +310,17 @@ def test_a_gpu_without_a_counter_says_so(tmp_path: Path) -> None:
     plan = MeasurePlan(warmup_s=0, duration_s=0.05, min_runs=1, is_watched=True)
     measured = measure(lambda: time.sleep(0.01), plan, meters=[MachineMeter(str(tmp_path))], processor="gpu")
     assert measured.energy == NoEnergy(NO_GPU_COUNTER)
+
+
+def test_a_profile_in_python_has_the_energy_or_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_home(tmp_path, monkeypatch)
+    powercap, options = Powercap(tmp_path / "root", {"intel-rapl:0": 5.0}), {"warmup_s": 0.01, "most_warmup_s": 0}
+    monkeypatch.setenv(ROOT, str(tmp_path / "root"))
+    model = edgevit.load(float_onnx().path)
+    with powercap.counting():
+        latency = edgevit.profile(model, starts=1, duration_s=3.0, idle_s=2.5, retry_s=0, **options)
+    assert isinstance(latency.energy, EnergyRecord), latency.energy
+    assert (latency.energy.power_w, latency.energy.idle_w) == pytest.approx((5.0, 5.0), rel=0.1)
+    assert f"{latency.energy.mj:.3g} mJ for an image above rest" in str(latency)
+    untold = edgevit.profile(model, starts=1, duration_s=0.1, min_runs=5, idle_s=0, retry_s=0, **options)
+    assert untold.energy == NoEnergy(NO_IDLE)

@@ -432,7 +432,7 @@ def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) 
 
 def test_the_energy_of_a_board_is_shown_and_judges_no_budget(board: Board, tmp_path: Path) -> None:
     """5,971 mW at rest and 12,479 mW while the engine runs, as recorded; the power of a stand-in is replayed."""
-    latency = timed_on(board, working, idle_s=2.5, duration_s=3.0)
+    latency = timed_on(board, working, idle_s=2.5, duration_s=3.0, starts=1)
     energy = energy_in(latency.metrics)
     assert isinstance(energy, EnergyRecord), energy
     assert (energy.idle_w, energy.power_w) == pytest.approx((5.971, 12.479), rel=0.05)
