@@ -45,13 +45,14 @@ def _learned_too(config: Evaluate, inputs: Mapping[str, Artifact], progress: Pro
     learned = [
         {key: overlap[key] for key in overlap if key != "digest"} for overlap in overlaps if overlap["digest"] in behind
     ]
-    if has_new_head:
-        learned += _in_support(open_dataset(inputs["data"]), open_dataset(inputs["support"]), progress)
+    if "support" in inputs:
+        shared = _in_support(open_dataset(inputs["data"]), open_dataset(inputs["support"]), progress)
+        learned += shared if has_new_head else []  # episodes only say so
     return {LEARNED_TOO: learned} if learned else {}
 
 
 def _in_support(tested: Dataset, support: Dataset, progress: Progress) -> list[Json]:
-    """The tested images that the new head is fitted to, compared by content; empty if there are none."""
+    """The tested images that new heads may be fitted to, compared by content; empty if there are none."""
     known = set(support.contents())
     images = sum(content in known for content in tested.contents())
     if not images:

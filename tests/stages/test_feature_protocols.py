@@ -158,6 +158,14 @@ def test_a_support_that_holds_test_images_is_named() -> None:
     assert LEARNED_TOO not in measured(checkpoint().id).metrics
 
 
+def test_episodes_on_images_of_the_support_say_so() -> None:
+    said = io.StringIO()
+    context = replace(Context(), progress=PlainProgress(said))
+    fields = {"data": "digits.test", "support": "digits.test", "protocol": "episodes", "episodes": 1, "queries": 2}
+    workbench().run("evaluate", "shared-episodes", context, model=checkpoint().id, **fields)
+    assert "896 of the 896 test images are in the support" in said.getvalue()
+
+
 def test_classes_that_the_support_lacks_are_named() -> None:
     bench = workbench()
     few = bench.made["digits.support"].manifest
