@@ -119,12 +119,16 @@ class Measurement:
         from_telemetry = self.telemetry.invalid(self.processor) if self.telemetry else ()
         return (*self.disturbed, *from_telemetry)
 
+    @property
+    def span_s(self) -> float:
+        """`seconds`, or its default."""
+        return float(self.samples_ms.sum()) / 1e3 if self.seconds is None else self.seconds
+
     @cached_property
     def energy(self) -> EnergyRecord | NoEnergy:
         """The energy for an image, or why it was not measured."""
-        seconds = float(self.samples_ms.sum()) / 1e3 if self.seconds is None else self.seconds
         images, invalid = self.plan.batch_size, self.invalid
-        return energy_of_runs(self.telemetry, self.processor, self.samples_ms, seconds, images, self.label, invalid)
+        return energy_of_runs(self.telemetry, self.processor, self.samples_ms, self.span_s, images, self.label, invalid)
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import scipy.stats
 from edgevit.profiling import Measurement, MeasurePlan, measure
 from edgevit.profiling.scenarios import (
     FEWEST_FRAMES,
+    LOADGEN_DURATION_S,
     MOST_LATE,
     FrameStream,
     LoadgenResult,
@@ -63,12 +65,21 @@ def test_a_rate_that_cannot_be_kept_ends_in_time_and_frames_that_wait_are_late()
 
 
 def test_too_few_frames_do_not_tell_whether_a_rate_is_kept() -> None:
-    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 2) / 100)).is_kept is None
-    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES + 1) / 100)).is_kept is True
+    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 1.5) / 100)).is_kept is None
+    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 0.5) / 100)).is_kept is True
     assert 1 - 0.025 ** (1 / FEWEST_FRAMES) <= MOST_LATE < 1 - 0.025 ** (1 / (FEWEST_FRAMES - 1))
     assert stream_seconds(30, 3.0) == pytest.approx(FEWEST_FRAMES / 30)
     assert stream_seconds(1000, 3.0) == 3.0
     assert stream_seconds(1, 3.0) == 60.0
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 24.0, 25.0, 29.97, 30.0, 60.0, 120.0, 1000.0])
+def test_a_prolonged_stream_without_a_late_frame_is_kept(rate_hz: float) -> None:
+    plan = replace(STREAM, rate_hz=rate_hz, duration_s=stream_seconds(rate_hz, 0.1))
+    stream = stream_of(0.5, plan=plan)
+    assert stream.frames == FEWEST_FRAMES
+    assert stream.is_kept is True
+    assert stream.frames_per_s == pytest.approx(rate_hz)
 
 
 def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
@@ -114,6 +125,22 @@ def test_early_stopping_is_rarely_below_the_true_percentile() -> None:
     generator = np.random.default_rng(2)
     estimates = [early_stopping_estimate(generator.exponential(size=500), 90) for _ in range(500)]
     assert np.mean([estimate is not None and estimate < -math.log(0.1) for estimate in estimates]) <= 0.03
+
+
+def test_the_time_between_queries_counts_for_the_duration_of_mlperf() -> None:
+    """1 ms of each query of 100 ms is outside its latency."""
+    clock = FakeClock()
+    run, time_ms = clock.work(99.0), clock.time_ms
+
+    def time_and_store(work: Callable[[], object]) -> float:
+        latency_ms = time_ms(work)
+        clock.now += 1e-3
+        return latency_ms
+
+    clock.time_ms = time_and_store  # type: ignore[method-assign]
+    result = LoadgenResult.of(measure(run, MeasurePlan(warmup_s=0, duration_s=LOADGEN_DURATION_S), clock))
+    assert result.seconds == pytest.approx(LOADGEN_DURATION_S, abs=0.11)
+    assert result.shortfalls == ()
 
 
 def test_a_result_like_mlperfs_says_what_is_missing() -> None:
