@@ -14,6 +14,8 @@ from edgevit.profiling.telemetry import NOT_SAMPLED, Processor, Series, Telemetr
 
 FEWEST_READINGS = 8  # of power, of the runs and at rest: fewer tell no scatter. Chosen
 NO_IDLE = "idle power was not measured (idle_s: 0)"
+NOT_TOLD_APART = "the power of the runs is not told apart from that at rest"
+MORE_AT_REST = "the machine took more power at rest than during the runs"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,14 @@ class EnergyRecord:
     invalid: tuple[str, ...] = ()
 
     @property
+    def is_above_rest(self) -> bool:
+        """Whether the power of the runs is told apart from that at rest: the interval is above 0."""
+        return self.low_mj > 0
+
+    @property
     def is_judged(self) -> bool:
         """Whether a budget is judged by it."""
-        return self.label == "measured" and not self.invalid
+        return self.label == "measured" and not self.invalid and self.is_above_rest
 
     @classmethod
     def of_numbers(cls, numbers: Mapping[str, Any]) -> EnergyRecord:
@@ -139,17 +146,18 @@ def energy_of_runs(
     if done.sum() <= 0:
         return NoEnergy("no run lies between two readings of power")
     mj, half_mj = _above_idle(during, idle, done)
+    low_mj, high_mj = mj - half_mj, mj + half_mj
     return EnergyRecord(
         mj,
-        mj - half_mj,
-        mj + half_mj,
+        low_mj,
+        high_mj,
         during.mean_mw / 1e3,
         idle.mean_mw / 1e3,
         len(during.power_mw),
         telemetry.boundaries.get(name, name),
         label,
-        warnings=("the power of the runs is not told apart from that at rest",) if mj <= half_mj else (),
-        invalid=(*invalid, *_disturbed_rest(telemetry.idle)),
+        warnings=(NOT_TOLD_APART,) if low_mj <= 0 <= high_mj else (),
+        invalid=(*invalid, *_disturbed_rest(telemetry.idle), *((MORE_AT_REST,) if high_mj < 0 else ())),
     )
 
 

@@ -121,8 +121,19 @@ def test_energy_beside_other_programs_is_invalid() -> None:
 def test_power_like_that_at_rest_is_doubted() -> None:
     generator = np.random.default_rng(5)
     found = energy(measured(generator.normal(5000, 50, 12), generator.normal(5000, 50, 12)))
-    assert found.low_mj < 0
+    assert found.low_mj < 0 < found.high_mj
     assert found.warnings == ("the power of the runs is not told apart from that at rest",)
+    assert found.invalid == ()
+    assert not found.is_judged
+
+
+def test_more_power_at_rest_than_during_the_runs_is_invalid() -> None:
+    generator = np.random.default_rng(5)
+    found = energy(measured(generator.normal(5000, 50, 12), generator.normal(5300, 50, 12)))
+    assert found.high_mj < 0
+    assert found.invalid == ("the machine took more power at rest than during the runs",)
+    assert found.warnings == ()
+    assert not found.is_judged
 
 
 def test_energy_goes_through_metrics() -> None:
