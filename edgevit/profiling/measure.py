@@ -67,7 +67,7 @@ class Measurement:
         parts_ms: the median time of each part of a run from a photo to a class; empty for the boundary `compute`.
         start: of the model in a process of its own; None where it was not measured.
         seconds: from the start of the first run to the end of the last one; by default, the sum of the latencies.
-        start_runs: the number of runs in each start; empty for a single start.
+        of_starts: the measurement of each start; empty for a single start.
     """
 
     samples_ms: Samples
@@ -81,12 +81,12 @@ class Measurement:
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
     seconds: float | None = None
-    start_runs: tuple[int, ...] = ()
+    of_starts: tuple[Measurement, ...] = ()
 
     @property
     def by_start(self) -> list[Samples]:
         """The latencies of each start."""
-        return np.split(self.samples_ms, np.cumsum(self.start_runs)[:-1]) if self.start_runs else [self.samples_ms]
+        return [one.samples_ms for one in self.of_starts or (self,)]
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
@@ -127,8 +127,8 @@ class Measurement:
     @cached_property
     def energy(self) -> EnergyRecord | NoEnergy:
         """The energy for an image, or why it was not measured."""
-        images, invalid = self.plan.batch_size, self.invalid
-        return energy_of_runs(self.telemetry, self.processor, self.samples_ms, self.span_s, images, self.label, invalid)
+        starts = [(one.telemetry, one.samples_ms, one.span_s) for one in self.of_starts or (self,)]
+        return energy_of_runs(starts, self.processor, self.plan.batch_size, self.label, self.invalid)
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""

@@ -79,7 +79,7 @@ def merged(taken: Sequence[Measurement], plan: MeasurePlan, broken: tuple[str, .
         disturbed=_once([*(one.disturbed for one in taken), drift, broken]),
         parts_ms={name: float(np.median([one.parts_ms[name] for one in taken])) for name in first.parts_ms},
         seconds=sum(spans) if len(spans) == len(taken) else None,
-        start_runs=tuple(map(len, by_start)) if len(taken) > 1 else (),
+        of_starts=tuple(taken) if len(taken) > 1 else (),
     )
 
 

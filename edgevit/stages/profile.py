@@ -183,4 +183,5 @@ class _Profiling:
 
 
 def _samples(measured: Measurement) -> dict[str, Any]:
-    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": list(measured.start_runs)}
+    start_runs = [len(one.samples_ms) for one in measured.of_starts]  # empty for a single start
+    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": start_runs}

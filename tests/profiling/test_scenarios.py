@@ -21,6 +21,7 @@ from edgevit.profiling.scenarios import (
     early_stopping_estimate,
     stream_seconds,
 )
+from edgevit.profiling.starts import merged
 from edgevit.profiling.statistics import share_interval
 from tests.profiling.test_measure import FakeClock
 
@@ -94,14 +95,14 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
 
 def test_throughput_is_images_over_time_with_an_interval_over_starts() -> None:
     plan, starts = MeasurePlan(batch_size=8), (4.0, 4.1, 3.9)
-    measured = Measurement(np.repeat(starts, 50), plan, start_runs=(50, 50, 50))
+    measured = merged([Measurement(np.full(50, run_ms), plan) for run_ms in starts], plan)
     throughput = Throughput.of(measured)
     assert throughput.images_per_s == pytest.approx(8 * 150 / (50 * sum(starts)) * 1e3)
     assert throughput.low is not None
     assert throughput.high is not None
     assert throughput.low < 8 / 4.1 * 1e3 < 8 / 3.9 * 1e3 < throughput.high
     assert Throughput.of_json(throughput.as_json()) == throughput
-    assert Throughput.of(replace(measured, start_runs=())).low is None
+    assert Throughput.of(replace(measured, of_starts=())).low is None
 
 
 @pytest.mark.parametrize(("percent", "fewest"), [(90, 64), (99, 662)])
@@ -146,7 +147,8 @@ def test_the_time_between_queries_counts_for_the_duration_of_mlperf() -> None:
 def test_a_result_like_mlperfs_says_what_is_missing() -> None:
     whole = LoadgenResult.of(Measurement(np.full(70_000, 10.0), MeasurePlan()))
     assert (whole.p90_ms, whole.queries, whole.shortfalls) == (10.0, 70_000, ())
-    short = LoadgenResult.of(Measurement(np.full(40, 10.0), MeasurePlan(batch_size=2), start_runs=(20, 20)))
+    plan = MeasurePlan(batch_size=2)
+    short = LoadgenResult.of(merged([Measurement(np.full(20, 10.0), plan)] * 2, plan))
     assert short.p90_ms is None
     assert len(short.shortfalls) == 4
     assert LoadgenResult.of_json(short.as_json()) == short

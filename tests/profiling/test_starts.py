@@ -35,7 +35,7 @@ def of_starts(*starts_ms: float) -> Callable[[MeasurePlan], Measurement]:
 
 def test_the_interval_holds_what_varies_from_start_to_start() -> None:
     measured = measure_over_starts(of_starts(5.0, 5.2, 4.9, 5.1, 5.0), PLAN, 5)
-    assert measured.start_runs == (200,) * 5
+    assert [len(samples_ms) for samples_ms in measured.by_start] == [200] * 5
     assert measured.plan == PLAN
     within = percentile_interval(measured.by_start[0], 50)
     assert within is not None
@@ -85,7 +85,7 @@ def test_replayed_times_are_taken_once() -> None:
 
     measured = measure_over_starts(take, PLAN, 5)
     assert next(calls) == 1
-    assert measured.start_runs == ()
+    assert measured.of_starts == ()
 
 
 def test_a_take_that_fails_keeps_the_take_before_it() -> None:
