@@ -254,10 +254,11 @@ def metered(
 def valid_measurement(
     take: Callable[[], Measurement], retry_s: float, say: Callable[[str], None], clock: Clock | None = None
 ) -> Measurement:
-    """A measurement that is taken again as long as it is invalid, until `retry_s` have passed since the first one.
+    """A measurement that is taken again as long as it or its energy is invalid, until `retry_s` have passed.
 
-    The reasons of the earlier takes are in the conditions, as `disturbed_takes`. The last take may be invalid. If a
-    later take fails, the one before it is kept.
+    The time counts from the end of the first take. The reasons of the earlier takes are in the conditions, as
+    `disturbed_takes`. The last take may be invalid. If a later take fails, the one before it is kept, and so is a valid
+    latency whose energy is invalid if the later one is invalid.
 
     Args:
         take: measures. Replayed times are not taken again: they would be the same.
@@ -265,17 +266,24 @@ def valid_measurement(
     """
     clock, measured, takes = clock or WallClock(), take(), list[tuple[str, ...]]()
     end_s = clock.now_s() + retry_s
-    while measured.invalid and measured.label == "measured" and clock.now_s() < end_s:
-        say(f"measured again, because the run was disturbed: {'; '.join(measured.invalid)}")
-        takes.append(measured.invalid)
+    while (reasons := _disturbances(measured)) and measured.label == "measured" and clock.now_s() < end_s:
+        say(f"measured again, because the run was disturbed: {'; '.join(reasons)}")
+        takes.append(reasons)
         try:
-            measured = take()
+            again = take()
         except EdgevitError as error:
             say(f"not measured again: {error.what}")
             break
+        measured = again if measured.invalid or not again.invalid else measured
     return replace(
         measured, conditions={**measured.conditions, "disturbed_takes": [list(reasons) for reasons in takes]}
     )
+
+
+def _disturbances(measured: Measurement) -> tuple[str, ...]:
+    """Why the latency is invalid, or else why the energy is."""
+    energy = measured.energy
+    return measured.invalid or (energy.invalid if isinstance(energy, EnergyRecord) else ())
 
 
 def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
@@ -285,15 +293,17 @@ def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
     """
     if not (samples_ms > 0).all():
         return ("a run took no time: the clock jumped back, or the run is shorter than the step of the clock",)
-    if plan.rate_hz:
-        return ()
+    return stood_still(samples_ms, plan) or (() if plan.rate_hz else drifted([samples_ms]))
+
+
+def stood_still(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
+    """A sentence, if one run lasted as long as all others together. Frames of a stream wait for such a run."""
     longest_ms, all_ms = float(samples_ms.max()), float(samples_ms.sum())
-    if len(samples_ms) >= FEWEST_IN_JUMP and longest_ms > max(all_ms / 2, JUMP_S * 1e3):
-        return (
-            f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock "
-            "jumped",
-        )
-    return drifted([samples_ms])
+    if plan.rate_hz or len(samples_ms) < FEWEST_IN_JUMP or longest_ms <= max(all_ms / 2, JUMP_S * 1e3):
+        return ()
+    return (
+        f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock jumped",
+    )
 
 
 def drifted(starts: Sequence[Samples]) -> tuple[str, ...]:

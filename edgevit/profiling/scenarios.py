@@ -111,7 +111,12 @@ class FrameStream:
 
     @property
     def is_kept(self) -> bool | None:
-        """Whether at most `MOST_LATE` of the frames are late; None if the interval of their share holds `MOST_LATE`."""
+        """Whether at most `MOST_LATE` of the frames are late.
+
+        None if the interval of their share holds `MOST_LATE`, or the stream is invalid.
+        """
+        if self.invalid:
+            return None
         if self.late_high <= MOST_LATE:
             return True
         return False if self.late_low > MOST_LATE else None

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from edgevit.profiling.energy import (
     energy_of_runs,
     metrics_of_energy,
 )
-from edgevit.profiling.measure import Measurement
+from edgevit.profiling.measure import Measurement, valid_measurement
 from edgevit.profiling.starts import Take, measure_over_starts
 from edgevit.profiling.telemetry import NOT_SAMPLED, Load, Series, Telemetry, Window
 
@@ -125,6 +126,24 @@ def test_energy_beside_other_programs_is_invalid() -> None:
     assert energy(during).invalid == during.invalid != ()
     assert not energy(during).is_judged
     assert not energy(replace(found, label="replayed")).is_judged
+
+
+def test_an_energy_beside_other_programs_is_measured_again() -> None:
+    """A later take whose latency is invalid does not replace a valid latency."""
+    quiet = measured(np.full(12, 8000.0), np.full(12, 5000.0))
+    assert quiet.telemetry is not None
+    assert quiet.telemetry.idle is not None
+    busy = replace(quiet.telemetry.idle, load=Load(3.0, 12.0, 0.0, 3.0, 0.0))
+    at_rest = replace(quiet, telemetry=replace(quiet.telemetry, idle=busy))
+    takes, said = iter([at_rest, quiet]), list[str]()
+    assert energy(valid_measurement(lambda: next(takes), 100, said.append)).is_judged
+    assert "while idle power was measured" in said[0]
+    hot = iter([at_rest, replace(quiet, disturbed=("hot",)), quiet])
+    assert valid_measurement(lambda: next(hot), 100, said.append).invalid == ()
+    last = iter([at_rest, replace(quiet, disturbed=("hot",))])
+    clock = iter([0.0, 0.0, 9.0])
+    ticking = SimpleNamespace(now_s=lambda: next(clock))
+    assert valid_measurement(lambda: next(last), 5, said.append, ticking).invalid == ()  # type: ignore[arg-type]
 
 
 def test_power_like_that_at_rest_is_doubted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ def test_time_and_runs_are_divided_and_the_first_start_heats_the_machine() -> No
     first, second = (plan_of_start(PLAN, 5, index) for index in (0, 1))
     assert (first.duration_s, first.min_runs) == (second.duration_s, second.min_runs) == (1.0, 21)
     assert (first.warmup_s, first.most_warmup_s, first.soak_s) == (1.0, 10.0, 60.0)
-    assert (second.warmup_s, second.most_warmup_s, second.soak_s) == (0.2, 2.0, 0.0)
+    assert (second.warmup_s, second.most_warmup_s, second.soak_s) == (1.0, 2.0, 0.0)
+    assert plan_of_start(replace(PLAN, most_warmup_s=3.0), 5, 1).most_warmup_s == 1.0
+    assert plan_of_start(replace(PLAN, most_warmup_s=0.0), 5, 1).most_warmup_s == 0.0
     assert plan_of_start(PLAN, 1, 0) == PLAN
 
 
@@ -124,6 +127,13 @@ def test_the_state_of_the_machine_is_that_of_the_counted_runs_alone() -> None:
     assert whole.sampler_cpu_s == pytest.approx(0.1)
     one = telemetry(4, 8, 2000)
     assert joined([one]) is one
+
+
+def test_a_machine_that_stood_still_in_a_start_of_few_runs_is_seen_over_all_starts() -> None:
+    runs = [np.full(10, 100.0)] * 4 + [np.array([100.0] * 9 + [10_000.0])]
+    starts = iter([Measurement(samples_ms, PLAN) for samples_ms in runs])
+    measured = measure_over_starts(lambda _: next(starts), PLAN, 5)
+    assert any("stood still" in reason for reason in measured.invalid)
 
 
 @pytest.mark.parametrize(
