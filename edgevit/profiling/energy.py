@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgevit.profiling.statistics import MOST_BLOCKS, Samples, Spread, spread_of_mean, students_t
-from edgevit.profiling.telemetry import NOT_SAMPLED, Processor, Telemetry
+from edgevit.profiling.telemetry import Processor, Telemetry
 
 FEWEST_READINGS = 8  # of power, of the runs and at rest: fewer tell no scatter. Chosen
 FEWEST_STARTS = 5  # with readings of power: so many tell the scatter, however few readings they have. Chosen
 TOTAL = "total"  # the name of the module's power
 NO_IDLE = "idle power was not measured (idle_s: 0)"
+NO_POWER = "power was not sampled during the runs"
 NOT_TOLD_APART = "the power of the runs is not told apart from that at rest"
 MORE_AT_REST = "the machine took more power at rest than during the runs"
 
@@ -138,7 +139,7 @@ def energy_of_runs(
     """
     telemetries = [telemetry for telemetry, _, _ in starts if telemetry is not None]
     if len(telemetries) < len(starts):
-        return NoEnergy(NOT_SAMPLED)
+        return NoEnergy(NO_POWER)
     first = telemetries[0]
     name = TOTAL if first.of("power_mw", TOTAL) else processor
     if first.of("power_mw", name) is None:

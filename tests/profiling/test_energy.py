@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.energy import (
     NO_IDLE,
+    NO_POWER,
     EnergyRecord,
     NoEnergy,
     energy_in,
@@ -23,7 +24,7 @@ from edgevit.profiling.energy import (
 )
 from edgevit.profiling.measure import Measurement, valid_measurement
 from edgevit.profiling.starts import Take, measure_over_starts
-from edgevit.profiling.telemetry import NOT_SAMPLED, Load, Series, Telemetry, Window
+from edgevit.profiling.telemetry import Load, Series, Telemetry, Window
 
 EVERY_S = 0.25
 RUN_MS = 10.0
@@ -104,7 +105,7 @@ def test_what_cannot_be_measured_says_why() -> None:
     power, idle = np.full(12, 8000.0), np.full(12, 5000.0)
     found = measured(power, idle)
     assert found.telemetry is not None
-    assert replace(found, telemetry=None).energy == NoEnergy(NOT_SAMPLED)
+    assert replace(found, telemetry=None).energy == NoEnergy(NO_POWER)
     assert replace(found, telemetry=replace(found.telemetry, idle=None)).energy == NoEnergy(NO_IDLE)
     short, short_rest = measured(power[:3], idle).energy, measured(power, idle[:5]).energy
     assert short == NoEnergy("too short: power was read 3 times during the runs, of 8; give duration_s more")

@@ -59,6 +59,7 @@ class Killer(Span):
 
     def start(self, plan: MeasurePlan) -> None:
         os.kill(self.program, signal.SIGKILL)
+        os.waitid(os.P_PID, self.program, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed
 
     def stop(self) -> SpanReading:
         return SpanReading()
