@@ -144,7 +144,7 @@ def test_an_energy_beside_other_programs_is_measured_again() -> None:
     last = iter([at_rest, replace(quiet, disturbed=("hot",))])
     clock = iter([0.0, 0.0, 9.0])
     ticking = SimpleNamespace(now_s=lambda: next(clock))
-    assert valid_measurement(lambda: next(last), 5, said.append, ticking).invalid == ()  # type: ignore[arg-type]
+    assert valid_measurement(lambda: next(last), 5, said.append, ticking).invalid == ()
 
 
 def test_power_like_that_at_rest_is_doubted() -> None:
