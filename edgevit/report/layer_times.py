@@ -73,14 +73,17 @@ def timed_models(models: Lineup) -> list[tuple[str, TimedModel]]:
 
 
 def part_rows(timed: TimedModel) -> list[tuple[str, float, tuple[str, ...]]]:
-    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`."""
-    known = [layer.macs for layer in timed.layers if layer.macs]
-    macs = dict.fromkeys(timed.by_part, 0)
+    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`.
+
+    A part with a layer whose multiply-accumulates are not known has no share of them.
+    """
+    known = sum(layer.macs or 0 for layer in timed.layers)
+    macs, untold = dict.fromkeys(timed.by_part, 0), {layer.part for layer in timed.layers if layer.macs is None}
     for layer in timed.layers:
         macs[layer.part] += layer.macs or 0
 
     def cells(part: str, ms: float) -> tuple[str, ...]:
-        share = f"{100 * macs[part] / sum(known):.1f}%" if known else "-"
+        share = f"{100 * macs[part] / known:.1f}%" if known and part not in untold else "-"
         return part or "(no known module)", text.significant(ms, 2), f"{100 * timed.share(ms):.1f}%", share
 
     return [(part, ms, cells(part, ms)) for part, ms in timed.by_part.items()]

@@ -69,7 +69,11 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
 def _time_layers(
     session: Session, model: Artifact, plan: MeasurePlan, config: Profile, context: Context, out: Path
 ) -> None:
-    """Write the times of the layers. A target that tells none is noted."""
+    """Write the times of the layers. A target that tells none is noted.
+
+    They are compute alone: so is the run without the profiler that they stand beside.
+    """
+    plan = replace(plan, boundary="compute", soak_s=0.0, idle_s=0.0)
     timed = timed_in(session, model, plan, config.threads, context.progress.say)
     if timed is None:
         note = f"{config.target} does not tell the time of each layer in {runtime_of(model)}"
