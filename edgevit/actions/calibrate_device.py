@@ -209,7 +209,7 @@ def _all_fitted(
     Raises:
         TargetError: there are enough in none.
     """
-    forms, errors = list[CalibratedForm](), list[TargetError]()
+    forms, too_few = list[CalibratedForm](), list[TargetError]()
     for runtime, threads, info, measured in groups:
         floats = measured.get("float32", ())
         for precision, models in measured.items():
@@ -217,11 +217,11 @@ def _all_fitted(
                 key = (runtime, precision, threads)
                 forms.append(fitted_form(key, info, models, floats if precision == "int8" else None))
             except TargetError as error:
-                errors.append(error)
+                too_few.append(error)
     if not forms:
-        raise errors[0]
-    for error in errors:
-        say(f"left out: {error.what}: {error.got}, expected {error.expected}")
+        raise too_few[0]
+    for one in too_few:
+        say(f"left out: {one.what}: {one.got}, expected {one.expected}")
     return forms
 
 
