@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -64,6 +64,7 @@ class CalibratingReceipt(Frozen):
     p50_ms: Positive
     file_sha256: dict[str, str]
     versions: dict[str, str | None]
+    cpu: dict[str, Any]
 
 
 def calibrated_forms(
@@ -138,18 +139,19 @@ def forms_of_receipts(target: str, folder: Path, say: Callable[[str], None]) -> 
         TargetError: the times are replayed, or there are too few receipts in every form.
     """
     rows = defaultdict[tuple[FileRuntime, int], defaultdict[Precision, list[MeasuredUnits]]](lambda: defaultdict(list))
-    versions: dict[tuple[FileRuntime, int], dict[str, str | None]] = {}
+    last: dict[tuple[FileRuntime, int], CalibratingReceipt] = {}
     for file in sorted(folder.glob("*.onnx")):
         told = _checked(Receipt.read(file.with_suffix(".json")), file, target)
         key = told.runtime, told.threads
         rows[key][told.precision].append(MeasuredUnits(file.stem, _units(file), told.p50_ms))
-        versions[key] = told.versions
+        last[key] = told
     if not rows:
         expected = "NAME.onnx and NAME.json for each model"
         raise ArtifactError("there are no receipts in this folder", where=folder, expected=expected)
     groups = []
     for (runtime, threads), measured in rows.items():
-        info = TargetInfo(name=target, runtime=runtime, versions=versions[runtime, threads], hardware={})
+        told = last[runtime, threads]
+        info = TargetInfo(name=target, runtime=runtime, versions=told.versions, hardware=told.cpu)
         groups.append((runtime, threads, info, measured))
     return _all_fitted(groups, say)
 
@@ -256,6 +258,7 @@ def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
         "p50_ms": latency.p50_ms,
         "file_sha256": conditions.get("file_sha256") or {},
         "versions": conditions.get("versions") or {},
+        "cpu": conditions.get("cpu") or {},
     }
     try:
         return CalibratingReceipt.model_validate(content)

@@ -8,6 +8,7 @@ from typing import get_args
 
 from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import RecipeError
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
@@ -19,6 +20,7 @@ from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.own_target import estimate_on_target
 from edgevit.targets.boards.table import BOARD_NAMES
+from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import targets_by_name
 
 
@@ -79,7 +81,16 @@ def estimated_latency(
     size = batch_size or fixed or 1
     if calibration is not None:
         own = _checked_own_precision(graph, precision, place("precision"))
-        return estimate_on_target(plan, calibration, own, batch_size=size, runtime=runtime, threads=threads, where=file)
+        return estimate_on_target(
+            plan,
+            calibration,
+            own,
+            batch_size=size,
+            runtime=runtime,
+            threads=threads,
+            now=LocalCpu().describe if board == LOCAL_CPU else None,
+            where=file,
+        )
     asked = _precision(graph, precision, place("precision"))
     return estimate_of(
         plan, board, asked, batch_size=size, power_mode=power_mode, tensorrt=tensorrt, where=file, place=place
@@ -106,6 +117,9 @@ def check_board(board: str, folder: Path | None, where: str, runtime: str, threa
 
 def _check_is_no_target(board: str, folder: Path | None, where: str) -> None:
     """Raise RecipeError if the name is that of a target, which is not calibrated."""
+    if board == LOCAL_GPU:
+        what, next_step = "no latency is predicted for this machine's GPU", f"edgevit profile --target {LOCAL_GPU}"
+        raise RecipeError(what, where=where, got=board, next=next_step)
     if board not in BOARD_NAMES and board in targets_by_name(folder):
         next_step = f"edgevit devices calibrate {board}"
         raise RecipeError("the target is not calibrated", where=where, got=board, next=next_step)

@@ -277,7 +277,7 @@ def _print_fit(form: CalibratedForm) -> None:
     factor = form.factor(0.9)
     say(
         f"left out: predicted by a fit to the other models. Median error {form.median_error:.1%}, largest "
-        f"{form.largest_error:.0%}. The 90% interval is a factor of {factor:.2f} on both sides"
+        f"{form.largest_error:.1%}. The 90% interval is a factor of {factor:.2f} on both sides"
     )
     echo("")
 

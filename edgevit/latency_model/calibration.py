@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from edgevit.configs.runtimes import FileRuntime
-from edgevit.configs.targets import LOCAL_TARGETS
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, TargetError, shortened
 from edgevit.frozen import Frozen
@@ -165,7 +165,7 @@ def calibration_of(target: str, folder: Path | None = None) -> Calibration | Non
         ArtifactError: the file is no calibration.
         RecipeError: a file is no valid targets.yaml.
     """
-    if target not in targets_by_name(folder):
+    if target == LOCAL_GPU or target not in targets_by_name(folder):
         return None
     file = _file(target, folder)
     return _read(file, target) if file is not None and file.is_file() else None
@@ -175,8 +175,10 @@ def calibration_file(target: str, folder: Path | None = None) -> Path:
     """The file for the calibration of a target: beside the targets.yaml that names it, or the user's.
 
     Raises:
-        TargetError: there is no such target, or the user has no home folder.
+        TargetError: there is no such target, it is a GPU, or the user has no home folder.
     """
+    if target == LOCAL_GPU:
+        raise TargetError("the unit costs of a calibration are those of a CPU", got=target, expected=LOCAL_CPU)
     file = _file(target, folder)
     if file is None:
         raise TargetError("you have no home folder here, so a calibration cannot be kept", next="set XDG_CONFIG_HOME")

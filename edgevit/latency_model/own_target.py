@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from edgevit.latency_model.calibration import CalibratedForm, Calibration
 from edgevit.latency_model.estimate import LAUNCHES_OF_UNKNOWN, Estimate, check_counted, notes_on_unknown
 from edgevit.latency_model.kernels import KernelPlan
 from edgevit.latency_model.unit_costs import UNITS, Floats, cost_errors, parts_ms, units_of
+from edgevit.model_file import TargetInfo
 
 NO_ENERGY = "not predictable: a calibration measures latencies alone"
 FEWEST_FOR_90 = 9  # models; of fewer, no rank has a coverage of 90%
@@ -28,6 +29,7 @@ def estimate_on_target(
     batch_size: int = 1,
     runtime: str | None = None,
     threads: int | None = None,
+    now: Callable[[str], TargetInfo] | None = None,
     where: object = None,
 ) -> Estimate:
     """The predicted latency of kernels on a calibrated target.
@@ -35,6 +37,7 @@ def estimate_on_target(
     Args:
         precision: of the file. An INT8 file has Q/DQ pairs.
         runtime, threads: of the form of the calibration; None takes the first that has the precision.
+        now: tells the target's fingerprint for a runtime, where it is known without asking the target.
         where: the file, for errors.
 
     Raises:
@@ -47,6 +50,7 @@ def estimate_on_target(
     parts = parts_ms(units, form.costs_ns)
     latency_ms = sum(parts.values())
     unseen, beyond = _unseen_error(form, units), _beyond(form, latency_ms)
+    changed = "; ".join(_changes(form.info, now(form.runtime))) if now is not None else ""
     uncounted = {**plan.unsized, **plan.unknown}
     extra_ms = LAUNCHES_OF_UNKNOWN * sum(uncounted.values()) * form.costs_ns["node"] * 1e-6
     low, high = (_wider(form.factor(level), unseen * rank) for level, rank in NORMAL_RANK.items())
@@ -71,9 +75,12 @@ def estimate_on_target(
             *_notes(form, batch_size),
             *([_unseen_note(form, units)] if unseen else []),
             *([beyond] if beyond else []),
+            *([f"the machine is not as it was calibrated, so the interval is not known: {changed}"] if changed else []),
             *notes_on_unknown(uncounted),
         ),
-        is_coverage_known=batch_size == 1 and not (uncounted or unseen or beyond) and len(form.models) >= FEWEST_FOR_90,
+        is_coverage_known=batch_size == 1
+        and not (uncounted or unseen or beyond or changed)
+        and len(form.models) >= FEWEST_FOR_90,
         runtime=form.runtime,
         threads=form.threads,
     )
@@ -83,10 +90,18 @@ def _notes(form: CalibratedForm, batch_size: int) -> Iterator[str]:
     version = form.info.versions.get(form.runtime)
     yield (
         f"calibrated on {len(form.models)} models in {RUNTIMES[form.runtime].title} {version or ''}".rstrip()
-        + f"; each left out, the median error is {form.median_error:.0%} and the largest {form.largest_error:.0%}"
+        + f"; each left out, the median error is {form.median_error:.1%} and the largest {form.largest_error:.1%}"
     )
     if batch_size > 1:
         yield "the calibration measured one image at a time, so the interval of a batch is not known"
+
+
+def _changes(then: TargetInfo, now: TargetInfo) -> Iterator[str]:
+    """What differs between the machine of a calibration and the machine now, as far as both are told."""
+    for before, after in ((then.versions, now.versions), (then.hardware, now.hardware)):
+        for name in before.keys() & after.keys():
+            if before[name] != after[name]:
+                yield f"{name} {before[name]} then, {after[name]} now"
 
 
 def _unseen_error(form: CalibratedForm, units: Floats) -> float:

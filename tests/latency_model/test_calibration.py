@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -64,7 +65,10 @@ def receipt(file: Path, p50_ms: float, **changes: Any) -> None:
         "p50": p50_ms, "p50_low": 0.99 * p50_ms, "p50_high": 1.01 * p50_ms, "n": 100, "boundary": "compute",
         "label": "measured", "warnings": [], "invalid": [], **changes.pop("latency_ms", {}),
     }  # fmt: skip
-    conditions = {"file_sha256": {"model.onnx": sha256_of_file(file)}, "versions": {"onnxruntime": "1.24.4"}}
+    conditions = {
+        "file_sha256": {"model.onnx": sha256_of_file(file)},
+        "versions": {"onnxruntime": onnxruntime.__version__},
+    }
     told = {
         "latency_ms": latency, "runtime": "onnxruntime", "target": "local-cpu", "precision": "float32", "threads": 1,
         "batch_size": 1, "conditions": conditions, **changes,
@@ -105,7 +109,10 @@ def test_from_receipts_to_a_prediction(calibrated: Calibration, tmp_path: Path) 
     assert predicted.is_coverage_known
     said = run("estimate", tmp_path / "own.onnx", "--target", "local-cpu")
     assert "local-cpu, ONNX Runtime, 1 thread, float32, batch 1" in said
-    assert "calibrated on 9 models in ONNX Runtime 1.24.4; each left out, the median error is" in " ".join(said.split())
+    version = onnxruntime.__version__
+    assert f"calibrated on 9 models in ONNX Runtime {version}; each left out, the median error is" in " ".join(
+        said.split()
+    )
     assert json.loads(run("estimate", tmp_path / "own.onnx", "--board", "local-cpu", "--json"))["board"] == "local-cpu"
 
 
@@ -322,6 +329,33 @@ def test_what_a_calibration_has_not_seen_makes_the_interval_nominal_and_wider(
     large = edgevit.estimate(tmp_path / "large.onnx", "local-cpu")
     assert not large.is_coverage_known
     assert any("this far beyond" in note for note in large.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"versions": {"onnxruntime": "1.0.0"}}, "onnxruntime 1.0.0 then, "),
+        ({"cpu": {"model": "i486"}}, "model i486 then"),
+    ],
+)
+def test_a_machine_that_has_changed_since_makes_the_interval_nominal(
+    changes: dict[str, Any], says: str, receipts: Path, tmp_path: Path
+) -> None:
+    for file in receipts.glob("*.onnx"):
+        told = json.loads(file.with_suffix(".json").read_text())
+        file.with_suffix(".json").write_text(json.dumps({**told, "conditions": {**told["conditions"], **changes}}))
+    run("devices", "calibrate", "local-cpu", "--receipts", receipts)
+    classifier(36, tmp_path / "own.onnx")
+    predicted = edgevit.estimate(tmp_path / "own.onnx", "local-cpu")
+    assert not predicted.is_coverage_known
+    assert says in " ".join(predicted.notes)
+
+
+def test_a_gpu_is_not_calibrated() -> None:
+    with pytest.raises(TargetError, match="those of a CPU"):
+        run("devices", "calibrate", "local-gpu")
+    with pytest.raises(RecipeError, match="no latency is predicted for this machine's GPU"):
+        edgevit.estimate(onnx_file(float_onnx()), "local-gpu")
 
 
 def test_a_target_without_a_calibration_is_told_how_to_get_one() -> None:
