@@ -686,7 +686,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(SELECTION_NOTE)
 
 
-PART_HEADER = ("part", "ms", "of the time", "of the MACs")
+PART_HEADER = ("part", "ms", "of the time", "of known MACs")
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 

@@ -23,6 +23,8 @@ from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import Session, SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import check_is_measured, target_for
 
+MOST_S_OF_LAYERS, MOST_RUNS_OF_LAYERS = 10.0, 100  # of their runs, though the latency may take longer
+
 
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     model = for_runtime(inputs["model"], config.runtime)
@@ -73,8 +75,24 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
 def _time_layers(
     session: Session, model: Artifact, plan: MeasurePlan, config: Profile, context: Context, out: Path
 ) -> None:
-    """Write the times of the layers. A target that tells none is noted."""
-    timed = timed_in(session, model, plan, config.threads, context.progress.say)
+    """Write the times of the layers. A target that tells none is noted.
+
+    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the latency
+    is kept.
+    """
+    plan = replace(
+        plan,
+        boundary="compute",
+        soak_s=0.0,
+        idle_s=0.0,
+        duration_s=min(plan.duration_s, MOST_S_OF_LAYERS),
+        min_runs=min(plan.min_runs, MOST_RUNS_OF_LAYERS),
+    )
+    try:
+        timed = timed_in(session, model, plan, config.threads, context.progress.say)
+    except EdgevitError as error:
+        context.progress.say(f"note: {config.id}: the layers are not timed: {error.what}")
+        return
     if timed is None:
         note = f"{config.target} does not tell the time of each layer in {runtime_of(model)}"
         context.progress.say(f"note: {config.id}: {note}")
