@@ -77,10 +77,10 @@ def _worker_in(
     request = {"do": "measure", "threads": options.threads_here, "plan": vars(plan), **side, "is_attended": True}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     with (
-        (folder / STDERR).open("w") as stderr,
+        (folder / STDERR).open("w", encoding="utf-8") as stderr,
         subprocess.Popen(
             [sys.executable, "-B", WORKER],
-            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
         ) as worker,
     ):  # fmt: skip
         timer = Timer(limit_s(plan), worker.kill)
