@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +77,7 @@ def merged(taken: Sequence[Measurement], plan: MeasurePlan, broken: tuple[str, .
         conditions=_conditions(taken, plan, telemetry),
         doubts=_once(one.doubts for one in taken),
         telemetry=telemetry,
-        disturbed=_once([*(one.disturbed for one in taken), of_all, broken]),
+        disturbed=tuple(dict.fromkeys((*_once(one.disturbed for one in taken), *of_all, *broken))),
         parts_ms={name: float(np.median([one.parts_ms[name] for one in taken])) for name in first.parts_ms},
         seconds=sum(spans) if len(spans) == len(taken) else None,
         of_starts=tuple(taken) if len(taken) > 1 else (),
@@ -138,8 +139,15 @@ def _summed(loads: Sequence[Load | None]) -> Load | None:
     return Load(*map(sum, zip(*known, strict=True))) if len(known) == len(loads) else None
 
 
-def _once(sentences: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(sentence for group in sentences for sentence in group))
+def _once(starts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The sentences of all starts. Of those that differ in their numbers alone, the first one."""
+    alike: dict[str, list[str]] = {}
+    for sentence in (sentence for start in starts for sentence in start):
+        alike.setdefault(re.sub(r"\d+([.,]\d+)*", "#", sentence), []).append(sentence)
+    return tuple(
+        same[0] if len(set(same)) == 1 else f"{same[0]} (the first of {len(same)} starts that say so)"
+        for same in alike.values()
+    )
 
 
 def _got(error: EdgevitError) -> str:

@@ -79,6 +79,12 @@ def test_a_difference_between_starts_is_no_drift_and_a_drift_over_all_starts_is_
     assert drifted([5.0 * one * level for one, level in zip(noise, (1, 1, 1.1, 1.1, 1.1), strict=True)]) != ()
 
 
+def test_sentences_of_starts_that_differ_in_numbers_alone_are_one() -> None:
+    doubts = iter([("unsteady after 1 s", "not sampled"), ("not sampled",), ("unsteady after 2.5 s", "not sampled")])
+    measured = measure_over_starts(lambda plan: Measurement(np.full(9, 5.0), plan, doubts=next(doubts)), PLAN, 3)
+    assert measured.doubts == ("unsteady after 1 s (the first of 2 starts that say so)", "not sampled")
+
+
 def test_replayed_times_are_taken_once() -> None:
     calls = itertools.count()
 
