@@ -251,6 +251,7 @@ def _checked(receipt: Receipt, file: Path, target: str) -> CalibratingReceipt:
 
 def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
     latency, conditions = receipt.latency, receipt.conditions
+    cpu = conditions.get("cpu")
     content = {
         "runtime": latency.runtime,
         "precision": latency.precision or "float32",
@@ -258,7 +259,7 @@ def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
         "p50_ms": latency.p50_ms,
         "file_sha256": conditions.get("file_sha256") or {},
         "versions": conditions.get("versions") or {},
-        "cpu": conditions.get("cpu") or {},
+        "cpu": cpu if isinstance(cpu, dict) else {},
     }
     try:
         return CalibratingReceipt.model_validate(content)

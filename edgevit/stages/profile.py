@@ -73,8 +73,8 @@ def _time_layers(
 ) -> None:
     """Write the times of the layers. A target that tells none is noted.
 
-    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the latency
-    is kept.
+    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the
+    latency is kept.
     """
     plan = replace(
         plan,
