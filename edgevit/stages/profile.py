@@ -41,9 +41,13 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         if config.layers:
             _time_layers(session, model, profiling.plan, config, context, out)
     energy = measured.energy
-    for one in (measured, *scenario.measured):
+    for reason in measured.invalid:
+        context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+    for name, one in scenario.measured:
         for reason in one.invalid:
-            context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+            context.progress.say(f"{config.id}: {name} is INVALID: {reason}")
+        for warning in one.warnings:
+            context.progress.say(f"{config.id}: {name}: {warning}")
     if isinstance(energy, EnergyRecord) and not measured.invalid:
         for reason in energy.invalid:
             context.progress.say(f"{config.id}: the energy is INVALID: {reason}")
@@ -138,9 +142,10 @@ class _Scenario:
     failed: tuple[str, ...] = ()
 
     @property
-    def measured(self) -> tuple[Measurement, ...]:
-        """The measurements beside the latency."""
-        return (*self.batches[1:], *((self.stream,) if self.stream else ()))
+    def measured(self) -> list[tuple[str, Measurement]]:
+        """The measurements beside the latency, with their names for people."""
+        batches = [(f"batch size {measured.plan.batch_size}", measured) for measured in self.batches[1:]]
+        return [*batches, *([("the stream", self.stream)] if self.stream else [])]
 
     def metrics(self) -> Json:
         """The records for the metrics of the artifact."""
@@ -216,4 +221,5 @@ class _Profiling:
 
 
 def _samples(measured: Measurement) -> dict[str, Any]:
-    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": list(measured.start_runs)}
+    start_runs = [len(one.samples_ms) for one in measured.of_starts]  # empty for a single start
+    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": start_runs}
