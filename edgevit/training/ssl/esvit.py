@@ -27,6 +27,7 @@ class EsVitLearner(DinoLearner):
     3.2). The regions are the places of the last feature map. The teacher is the result.
     """
 
+    reads_regions = True
     region_center: Tensor
 
     def __init__(self, built: BuiltModel, config: EsVit, global_views: int, seed: int) -> None:
