@@ -35,9 +35,9 @@ class FcmaeLearner(SelfSupervised):
 
     A patch is the area of a place in the last feature map. The paper's encoder has sparse convolutions. Here they are
     dense, and masked places of their inputs are zero, as the paper proposes for other hardware (section 3.1). So masked
-    places take as much time as visible places. Batch normalization sees the visible places alone. Squeeze-and-excitation,
-    global response normalization and attention see the masked places too, with what biases and neighbors left there.
-    Pixels of masked patches never enter.
+    places take as much time as visible places. Batch normalization sees the visible places alone.
+    Squeeze-and-excitation, global response normalization and attention see the masked places too, with what biases and
+    neighbors left there. Pixels of masked patches never enter.
     """
 
     takes_parts = True

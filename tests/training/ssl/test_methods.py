@@ -123,7 +123,7 @@ def test_fcmaes_encoder_sees_no_masked_pixel(start: str) -> None:
             "efficientvit_m0",
             128,
             {},
-            r"(?s)windows or heads.*EfficientVitMsra, an input of 8 × 16 × 7 × 7 for 2 images",
+            r"(?s)windows or heads.*an input of 8 × 16 × 7 × 7 for 2 images",
         ),
         ("mvitv2_tiny", 64, {}, r"(?s)windows or heads.*MultiScaleVit"),
         ("coat_tiny", 64, {}, r"(?s)several maps.*CoaT.*simclr"),
