@@ -87,7 +87,7 @@ SMALL_PHOTOS = (
 )
 SMALL_QUICKSTART = "--set stages.student.epochs=1 --set datasets.glyphs.samples_per_class=20"
 PRETRAIN_METHODS = (
-    "dino", "esvit", "simclr", "moco", "pirl", "byol", "mae", "sit", "fcmae", "rotation", "jigsaw", "auto",
+    "dino", "esvit", "simclr", "moco", "pirl", "byol", "mae", "sit", "fcmae", "rotation", "jigsaw",
 )  # fmt: skip
 SHORTER = {
     "edgevit run photos.yaml": SMALL_PHOTOS,

@@ -30,6 +30,7 @@ from edgevit.graphs.precision import onnx_precision
 from edgevit.latency_model.calibration import (
     FEWEST_MODELS,
     CalibratedForm,
+    Calibration,
     Positive,
     Precision,
     Threads,
@@ -74,6 +75,7 @@ def calibrated_forms(
     precisions: Sequence[Precision],
     models: Sequence[str],
     context: Context,
+    earlier: Calibration,
 ) -> list[CalibratedForm]:
     """Measure models of the catalogue on a target, and fit its unit costs in each precision.
 
@@ -82,6 +84,7 @@ def calibrated_forms(
     Args:
         precisions: float32 and int8, or one of them.
         models: names of the catalogue.
+        earlier: whose models in float32 help to fit INT8, if none are measured now.
 
     Raises:
         RecipeError: too few models.
@@ -91,7 +94,7 @@ def calibrated_forms(
         raise RecipeError("too few models to fit a prediction", got=len(models), expected=f"at least {FEWEST_MODELS}")
     info = target_for(target, context).describe(runtime)
     measured = measured_models(target, runtime, threads, precisions, models, context)
-    return _all_fitted([(runtime, threads, info, measured)], context.progress.say)
+    return _all_fitted([(runtime, threads, info, measured)], earlier, context.progress.say)
 
 
 def measured_models(
@@ -128,8 +131,8 @@ def measured_models(
     return measured
 
 
-def forms_of_receipts(target: str, folder: Path, say: Callable[[str], None]) -> list[CalibratedForm]:
-    """Fit the unit costs of a target to ONNX files with their receipts: NAME.onnx beside NAME.json.
+def forms_of_receipts(folder: Path, earlier: Calibration, say: Callable[[str], None]) -> list[CalibratedForm]:
+    """Fit the unit costs of the target of `earlier` to ONNX files with their receipts: NAME.onnx beside NAME.json.
 
     A receipt is what `edgevit profile NAME.onnx --target TARGET --json` printed. There is a form for each runtime,
     precision and number of threads with enough receipts, and a line about each other one.
@@ -138,6 +141,7 @@ def forms_of_receipts(target: str, folder: Path, say: Callable[[str], None]) -> 
         ArtifactError: there are no receipts, or one is of another file or target, or invalid.
         TargetError: the times are replayed, or there are too few receipts in every form.
     """
+    target = earlier.target
     rows = defaultdict[tuple[FileRuntime, int], defaultdict[Precision, list[MeasuredUnits]]](lambda: defaultdict(list))
     last: dict[tuple[FileRuntime, int], CalibratingReceipt] = {}
     for file in sorted(folder.glob("*.onnx")):
@@ -153,7 +157,7 @@ def forms_of_receipts(target: str, folder: Path, say: Callable[[str], None]) -> 
         told = last[runtime, threads]
         info = TargetInfo(name=target, runtime=runtime, versions=told.versions, hardware=told.cpu)
         groups.append((runtime, threads, info, measured))
-    return _all_fitted(groups, say)
+    return _all_fitted(groups, earlier, say)
 
 
 def spread_models(count: int) -> list[str]:
@@ -204,7 +208,7 @@ def _units(file: Path) -> Floats:
 
 
 def _all_fitted(
-    groups: Sequence[tuple[FileRuntime, int, TargetInfo, Models]], say: Callable[[str], None]
+    groups: Sequence[tuple[FileRuntime, int, TargetInfo, Models]], earlier: Calibration, say: Callable[[str], None]
 ) -> list[CalibratedForm]:
     """A form for each precision of the models of a runtime and number of threads, where there are enough models.
 
@@ -213,7 +217,7 @@ def _all_fitted(
     """
     forms, too_few = list[CalibratedForm](), list[TargetError]()
     for runtime, threads, info, measured in groups:
-        floats = measured.get("float32", ())
+        floats = measured.get("float32") or earlier.floats_beside(runtime, threads, info)
         for precision, models in measured.items():
             try:
                 key = (runtime, precision, threads)
@@ -251,6 +255,7 @@ def _checked(receipt: Receipt, file: Path, target: str) -> CalibratingReceipt:
 
 def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
     latency, conditions = receipt.latency, receipt.conditions
+    cpu = conditions.get("cpu")
     content = {
         "runtime": latency.runtime,
         "precision": latency.precision or "float32",
@@ -258,7 +263,7 @@ def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
         "p50_ms": latency.p50_ms,
         "file_sha256": conditions.get("file_sha256") or {},
         "versions": conditions.get("versions") or {},
-        "cpu": conditions.get("cpu") or {},
+        "cpu": cpu if isinstance(cpu, dict) else {},
     }
     try:
         return CalibratingReceipt.model_validate(content)

@@ -196,14 +196,15 @@ def calibrate(
     from edgevit.latency_model.calibration import Calibration, calibration_file, calibration_of, write_calibration
 
     file = calibration_file(name)
-    calibration_of(name)  # a file that cannot be read is refused before anything is measured
+    earlier = calibration_of(name) or Calibration(target=name)
     if receipts is None:
         opens = checked_runtime(runtime, "--runtime")
         precisions = checked_precisions(separated(precision), "--precision")
-        forms = calibrated_forms(name, opens, threads, precisions, spread_models(models), terminal_context())
+        forms = calibrated_forms(name, opens, threads, precisions, spread_models(models), terminal_context(), earlier)
     else:
-        forms = forms_of_receipts(name, receipts, say_note)
-    calibration = (calibration_of(name) or Calibration(target=name)).with_forms(forms)
+        forms = forms_of_receipts(receipts, earlier, say_note)
+    # Another process may have calibrated another form meanwhile.
+    calibration = (calibration_of(name) or earlier).with_forms(forms)
     write_calibration(calibration, file)
     if as_json:
         print_json(calibration.model_dump(mode="json"))

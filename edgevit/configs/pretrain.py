@@ -109,6 +109,8 @@ class Pretrain(Training):
             raise ValueError(f"decoder_width is a multiple of 32, got {self.method.decoder_width}")
         if self.accumulation > 1 and self.method.compares_images:
             raise ValueError(f"{self.method.type} compares the images of a batch: leave accumulation out")
+        if self.ema_decay is not None and isinstance(self.method, Auto):
+            raise ValueError("auto may take a method whose teacher is a moving average already: leave ema_decay out")
         if self.ema_decay is not None and self.method.has_moving_teacher:
             raise ValueError(f"the teacher of {self.method.type} is a moving average already: leave ema_decay out")
         if self.grad_checkpointing and isinstance(self.method, Fcmae):

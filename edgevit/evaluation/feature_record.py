@@ -92,7 +92,7 @@ def accuracy_over_draws(correct: NDArray[np.bool_]) -> Share:
     variance = of_images + of_draws
     if draws == 1 or not variance:
         return Share(value, *wilson_interval(value * n, n))
-    freedom = variance**2 / (of_images**2 / (n - 1) + of_draws**2 / (draws - 1))
+    freedom = variance**2 / (of_images**2 / max(n - 1, 1) + of_draws**2 / (draws - 1))
     widening = (Z_95 / float(stats.t.ppf(0.975, freedom))) ** 2
     effective = value * (1 - value) / variance * widening
     return Share(value, *wilson_interval(value * effective, effective))

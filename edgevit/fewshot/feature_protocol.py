@@ -20,7 +20,7 @@ from edgevit.evaluation.feature_measures import alignment, rankme, uniformity
 from edgevit.evaluation.feature_record import FeatureRecord
 from edgevit.fewshot.embeddings import Embedder
 from edgevit.fewshot.heads import Floats
-from edgevit.fewshot.probes import LabelPlan, linear_probe, nearest_in, nearest_neighbors_probe, probed
+from edgevit.fewshot.probes import LabelPlan, draws_of, linear_probe, nearest_in, nearest_neighbors_probe, probed
 from edgevit.progress import Progress
 
 RECORD = "features.json"
@@ -58,10 +58,26 @@ def evaluate_features(
     metrics = record.metrics()
     shown: list[Json] = []
     if is_knn:
+        metrics["left_out"] = _left_out(config, plan, support_labels, progress)
         metrics["features"] = _measures(config, data, features, embed)
         shown = _write_neighbors(config, data, support, labels, support_labels, features, support_features, out)
     _write(record, metrics, shown, out)
     return metrics
+
+
+def _left_out(config: Evaluate, plan: LabelPlan, labels: Labels, progress: Progress) -> list[Json]:
+    """The numbers of neighbors that are larger than a share of the labels. They are said."""
+    left_out: list[Json] = []
+    for share in plan.shares:
+        draws = draws_of(labels, share, plan.draws, plan.seed)
+        count = len(draws[0])
+        if too_many := [k for k in config.neighbors if k > count]:
+            left_out.append({"label_share": share, "support_images": count, "draws": len(draws), "neighbors": too_many})
+            names = ", ".join(map(str, too_many))
+            progress.say(
+                f"    {config.id}: {share:.3g} of the labels are {count} images; neighbors {names} are left out"
+            )
+    return left_out
 
 
 def _labelled(dataset: Dataset) -> Dataset:

@@ -117,6 +117,15 @@ class Calibration(Frozen):
             next=f"edgevit devices calibrate {self.target}" + _options(precision, runtime, threads),
         )
 
+    def floats_beside(self, runtime: str, threads: int, info: TargetInfo) -> list[MeasuredUnits]:
+        """The models in float32 with this runtime and number of threads, on the machine as it is by `info`."""
+        return [
+            MeasuredUnits(model.name, np.array(model.units), model.p50_ms)
+            for form in self.forms
+            if form.key == (runtime, "float32", threads) and form.info == info
+            for model in form.models
+        ]
+
     def with_forms(self, forms: Sequence[CalibratedForm]) -> Calibration:
         """The calibration with these forms, each in place of an earlier one of its key."""
         new = {form.key for form in forms}

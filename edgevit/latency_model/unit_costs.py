@@ -50,6 +50,8 @@ USUAL_NS: Mapping[str, tuple[float, Part]] = {
     "node": (1000.0, "launches"),
 }
 UNITS = tuple(USUAL_NS)
+PRODUCTS = ("spatial_conv", "pointwise_conv", "grouped_conv", "depthwise_conv", "product", "attention")
+MULTIPLIED = {*PRODUCTS, *(f"int8_{product}" for product in PRODUCTS)}
 NOISE = 0.1  # usual log error of a prediction
 MACHINE_SPREAD = 2.0  # usual log ratio of a machine's speed to the fast CPU's
 COST_SPREAD = 1.0  # usual log ratio of a cost to its usual value, at the machine's speed
@@ -71,9 +73,13 @@ class MeasuredUnits:
     p50_ms: float
 
     @property
-    def root(self) -> str:
-        """The name up to its first dot, which a model has in every precision: deit of deit.int8."""
-        return self.name.partition(".")[0]
+    def macs(self) -> float:
+        """Multiply-accumulates, which a model has in every precision."""
+        return float(sum(count for unit, count in zip(UNITS, self.units, strict=True) if unit in MULTIPLIED))
+
+    def is_form_of(self, other: MeasuredUnits) -> bool:
+        """Whether both may be forms of one model, in two precisions."""
+        return math.isclose(self.macs, other.macs, rel_tol=1e-6)
 
 
 def units_of(plan: KernelPlan, batch_size: int = 1, precision: str = "float32") -> Floats:
@@ -193,7 +199,7 @@ def left_out_ms(models: Sequence[MeasuredUnits], floats: Sequence[MeasuredUnits]
         if floats is None:
             costs = fitted_costs(others)
         else:
-            costs = fitted_int8_costs(others, [other for other in floats if other.root != model.root])
+            costs = fitted_int8_costs(others, [other for other in floats if not model.is_form_of(other)])
         predicted.append(predicted_ms(model.units, costs))
     return predicted
 

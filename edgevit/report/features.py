@@ -10,10 +10,12 @@ from edgevit.report.variants import Lineup, data_of, grouped, model_digest
 
 
 def of_features(models: Lineup) -> list[Json]:
-    """A record for each set of images and labels: {data, support, rows, constant_guess, models}, teacher first.
+    """A record for each set of images and labels: {data, support, rows, left_out, constant_guess, same_views, models}.
 
-    `rows` name the heads: {head, label_share, support_images, draws}. The `top1` of a model has a place for each row,
-    None where the head was not measured. `features` holds the measures of `protocol: knn`, None without it.
+    Models are in the order from teacher to student. `rows` name the heads: {head, label_share, support_images, draws}.
+    `left_out` names shares with fewer labelled images than neighbors. The `top1` of a model has a place for each row,
+    None where the head was not measured. `features` holds the measures of `protocol: knn`, None without it. Alignments
+    of different random views do not compare: without `same_views`, they are None.
     """
     return [_side_by_side(group) for group in grouped(models, models.featured, _labels_of)]
 
@@ -37,13 +39,17 @@ def _side_by_side(group: Sequence[Artifact]) -> Json:
     evaluations_of: dict[str, list[Artifact]] = {}
     for evaluation in group:
         evaluations_of.setdefault(model_digest(evaluation), []).append(evaluation)
+    aligned = [each for each in group if each.metrics.get("features", {}).get("alignment") is not None]
+    same_views = len({_views_of(each) for each in aligned}) < 2
     return {
         "data": data_of(group[0]).id,
         "images": group[0].metrics["images"],
         "support": group[0].manifest.inputs["support"].id,
         "constant_guess": group[0].metrics["constant_guess"],
         "rows": [{key: value for key, value in heads[row].items() if key != "top1"} for row in rows],
-        "models": [_model(evaluations, rows) for evaluations in evaluations_of.values()],
+        "left_out": _left_out(group),
+        "same_views": same_views,
+        "models": [_model(evaluations, rows, same_views) for evaluations in evaluations_of.values()],
     }
 
 
@@ -52,14 +58,28 @@ def _row(head: Json) -> tuple[float, int, str]:
     return head["label_share"], head["draws"], head["head"]
 
 
-def _model(evaluations: Sequence[Artifact], rows: Sequence[tuple[float, int, str]]) -> Json:
+def _views_of(evaluation: Artifact) -> str:
+    """A name for the random changes of an evaluation's views."""
+    return json.dumps(evaluation.manifest.config.get("augmentation"), sort_keys=True)
+
+
+def _left_out(group: Sequence[Artifact]) -> list[Json]:
+    """The shares of the labels, and the neighbors, that were left out in an evaluation of a group; each once."""
+    found: list[Json] = []
+    for evaluation in group:
+        found += [row for row in evaluation.metrics.get("left_out", []) if row not in found]
+    return found
+
+
+def _model(evaluations: Sequence[Artifact], rows: Sequence[tuple[float, int, str]], same_views: bool) -> Json:
     """One model, from its evaluations by `knn` and by `linear`."""
+    features = next((each.metrics["features"] for each in evaluations if each.metrics.get("features")), None)
     top1 = {_row(head): head["top1"] for each in evaluations for head in each.metrics["heads"]}
     return {
         "id": evaluations[0].manifest.inputs["model"].id,
         "evaluations": [evaluation.id for evaluation in evaluations],
         "top1": [top1.get(row) for row in rows],
-        "features": next((each.metrics["features"] for each in evaluations if "features" in each.metrics), None),
+        "features": features if features is None or same_views else {**features, "alignment": None},
     }
 
 

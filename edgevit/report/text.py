@@ -492,10 +492,11 @@ def _over_episodes(group: Mapping[str, Any]) -> Iterator[str]:
 
 
 ATTENTION_NOTE = (
-    "Maps: attention of the query to each patch in the last layer, from 0 (dark) to the largest value of the map "
-    "(bright). Distances: mean pixels between a patch and the patches that it attends to, a point a head (Dosovitskiy "
-    "et al. 2021, figure 11). Position embeddings: a tile a patch, with its cosines with those of all patches, "
-    "from -1 (dark) to 1 (bright) (figure 7). Filters: gray is 0. Attention does not prove what decides an answer."
+    "Images: as the model sees them. Maps: attention of the query to each patch in the last layer, from 0 (dark) to "
+    "the largest value of the map (bright). Distances: mean pixels between a patch and the patches that it attends "
+    "to, a point a head (Dosovitskiy et al. 2021, figure 11). Position embeddings: a tile a patch, with its cosines "
+    "with those of all patches, from -1 (dark) to 1 (bright) (figure 7). Filters: gray is 0. Attention does not prove "
+    "what decides an answer."
 )
 
 
@@ -504,21 +505,28 @@ def attention_title(group: Mapping[str, Any]) -> str:
 
 
 def attention_caption(model: Mapping[str, Any]) -> str:
-    """The layer and the query of a model's maps."""
+    """The layer and the query of a model's maps, and the size of its input."""
     if not model["layers"]:
         return "No layer with attention between all patches can be read."
     last, (rows, columns) = model["layers"][-1], model["layers"][-1]["grid"]
     heads = len(last["distances_px"])
-    return f"Layer {last['name']}, {heads} heads, {rows} × {columns} patches. Query: {model['query']}."
+    height, width = model["input_px"]
+    return (
+        f"Layer {last['name']}, {heads} heads, {rows} × {columns} patches of {width} × {height} px in all. "
+        f"Query: {model['query']}."
+    )
 
 
 def _attention(group: Mapping[str, Any]) -> Iterator[str]:
-    """The section of report.md: the mean distance of each layer."""
+    """The section of report.md: the mean distance of each layer, as a share, because the inputs differ in size."""
     models = [model for model in group["models"] if model["layers"]]
     if not models:
         return
     yield f"## {attention_title(group)}"
-    yield "Mean distance between a patch and the patches that it attends to, in pixels:"
+    yield _paragraph(
+        "Mean distance between a patch and the patches that it attends to, in shares of the mean distance of uniform "
+        "attention:"
+    )
     depth = max(len(model["layers"]) for model in models)
     rows = [
         (f"layer {number + 1}", *(_mean_distance(model["layers"], number) for model in models))
@@ -532,7 +540,7 @@ def _mean_distance(layers: Sequence[Mapping[str, Any]], number: int) -> str:
     if number >= len(layers):
         return NOT_MEASURED
     distances = layers[number]["distances_px"]
-    return f"{sum(distances) / len(distances):.1f}"
+    return f"{sum(distances) / len(distances) / layers[number]['uniform_px']:.2f}"
 
 
 FEATURE_HEADER = ("labels", "head", "mean top-1", "95% interval")
@@ -606,12 +614,17 @@ def feature_measure_rows(group: Mapping[str, Any]) -> list[tuple[str, list[str]]
 
 def feature_note(group: Mapping[str, Any]) -> str:
     guess = group["constant_guess"]
+    left_out = "; ".join(
+        f"k {', '.join(map(str, row['neighbors']))} of {labels_text(row, ' labels')}" for row in group["left_out"]
+    )
     return (
         f"Top-1 on {group['images']:,} images of {group['data']}, by heads that were fitted to the frozen features of "
         f"labelled images of {group['support']}. kNN: votes of the k nearest images, each weighted by exp(cosine/τ). "
         "Linear: logistic regression; held-out images of the support choose its penalty. The intervals are for new "
         f"images, and over several draws for new draws too. Always answering '{guess['class']}' gives "
         f"{percent(guess['value'])}."
+        + (f" Left out, because there are fewer labelled images than neighbors: {left_out}." if left_out else "")
+        + ("" if group["same_views"] else " The alignments are not shown: they are of different random views.")
     )
 
 

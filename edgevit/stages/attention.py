@@ -16,7 +16,7 @@ from edgevit.artifacts import Artifact, Contents, Json
 from edgevit.configs import Attention
 from edgevit.context import Context
 from edgevit.data import open_dataset
-from edgevit.data.dataset import Dataset
+from edgevit.data.loading import ViewDataset
 from edgevit.data.splits import sample_by_hash
 from edgevit.errors import DataError
 from edgevit.inference.attention import attention_of
@@ -55,7 +55,7 @@ def run(config: Attention, inputs: Mapping[str, Artifact], context: Context, out
         "query": "class token" if has_class_token else "mean over all patches",
         "input_px": [height, width],
         "images": len(dataset),
-        "shown": _write_images(dataset, out),
+        "shown": write_images(ViewDataset(dataset, built.preprocess), out),
         "layers": [_layer(layer) for layer in layers],
         "filters_explained": explained,
     }
@@ -103,13 +103,14 @@ def _components(filters: torch.Tensor | None) -> tuple[NDArray[np.float32] | Non
     return components, float(found.explained_variance_ratio_.sum())
 
 
-def _write_images(dataset: Dataset, out: Path) -> list[Json]:
+def write_images(views: ViewDataset, out: Path) -> list[Json]:
+    """Write what the model sees of the first images, so that the patches of a map lie on it."""
     (out / "images").mkdir()
     shown = []
-    for position in range(min(SHOWN_IMAGES, len(dataset))):
+    for position in range(min(SHOWN_IMAGES, len(views))):
         name = f"images/{position}.png"
-        image = Image.fromarray(dataset.image(position))
+        image = Image.fromarray(views[0, 0, position][0].numpy())
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         image.save(out / name)
-        shown.append({"file": name, "sample_id": dataset.sample_ids[position]})
+        shown.append({"file": name, "sample_id": views.dataset.sample_ids[position]})
     return shown

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts import Artifact, Contents, Json
-from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed, timed_in
+from edgevit.checking.timed_layers import TIMES_FILE, TimedModel, json_of_timed, timed_in
 from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
+from edgevit.profiling.loop import WallClock
 from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput, stream_seconds
 from edgevit.profiling.starts import measure_over_starts
@@ -77,9 +79,10 @@ def _time_layers(
 ) -> None:
     """Write the times of the layers. A target that tells none is noted.
 
-    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the latency
-    is kept.
+    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the
+    latency is kept.
     """
+    say = context.progress.say
     plan = replace(
         plan,
         boundary="compute",
@@ -89,17 +92,29 @@ def _time_layers(
         min_runs=min(plan.min_runs, MOST_RUNS_OF_LAYERS),
     )
     try:
-        timed = timed_in(session, model, plan, config.threads, context.progress.say)
+        timed = _undisturbed(partial(timed_in, session, model, plan, config.threads, say), config.retry_s, say)
     except EdgevitError as error:
-        context.progress.say(f"note: {config.id}: the layers are not timed: {error.what}")
+        say(f"note: {config.id}: the layers are not timed: {error.what}")
         return
     if timed is None:
         note = f"{config.target} does not tell the time of each layer in {runtime_of(model)}"
-        context.progress.say(f"note: {config.id}: {note}")
+        say(f"note: {config.id}: {note}")
         return
     for reason in timed.times.invalid:
-        context.progress.say(f"{config.id}: the times of the layers are INVALID: {reason}")
+        say(f"{config.id}: the times of the layers are INVALID: {reason}")
     (out / TIMES_FILE).write_bytes(json_of_timed(replace(timed, path=Path(model.id))))
+
+
+def _undisturbed(
+    take: Callable[[], TimedModel | None], retry_s: float, say: Callable[[str], None]
+) -> TimedModel | None:
+    """The times of the layers, taken again while they are disturbed, as a latency is."""
+    clock = WallClock()
+    timed, end_s = take(), clock.now_s() + retry_s
+    while timed and timed.times.invalid and timed.times.label == "measured" and clock.now_s() < end_s:
+        say(f"layers timed again, because the run was disturbed: {'; '.join(timed.times.invalid)}")
+        timed = take()
+    return timed
 
 
 def _check_rate(model: Artifact, config: Profile) -> None:

@@ -51,3 +51,9 @@ def test_metrics_name_each_head_and_the_constant_guess() -> None:
     assert (row["head"], row["label_share"], row["support_images"], row["draws"]) == ("linear", 0.5, 7, 2)
     assert row["top1"]["value"] == 7 / 8
     assert row["top1"]["n"] == 4
+
+
+def test_one_image_has_an_interval_over_draws() -> None:
+    share = accuracy_over_draws(np.array([[True], [False], [True]]))
+    assert share.value == pytest.approx(2 / 3)
+    assert 0 <= share.low < share.value < share.high <= 1

@@ -21,13 +21,14 @@ from edgevit.context import Context
 from edgevit.errors import ArtifactError, EdgevitError, RecipeError, TargetError
 from edgevit.graphs.files import onnx_file, write_onnx
 from edgevit.latency_model.calibration import Calibration, calibration_file, calibration_of, write_calibration
-from edgevit.latency_model.unit_costs import UNITS, MeasuredUnits
+from edgevit.latency_model.unit_costs import UNITS, MeasuredUnits, fitted_int8_costs
 from edgevit.model_file import options_for
 from edgevit.selection.candidates import Candidate
 from edgevit.targets.named import project_file, user_file
 from tests.small_models import float_onnx, int8_onnx
 from tests.test_files import run
 
+EMPTY = Calibration(target="local-cpu")
 WIDTHS = (8, 12, 16, 24, 32, 40, 48, 56, 64)
 
 
@@ -192,7 +193,7 @@ def test_a_removed_target_leaves_no_calibration(receipts: Path) -> None:
 def test_receipts_that_do_not_calibrate(changes: dict[str, Any], says: str, receipts: Path) -> None:
     receipt(receipts / "w8.onnx", 1.0, **changes)
     with pytest.raises(EdgevitError, match=says) as caught:
-        calibrate_device.forms_of_receipts("local-cpu", receipts, print)
+        calibrate_device.forms_of_receipts(receipts, EMPTY, print)
     assert "w8.json" in str(caught.value)
 
 
@@ -200,16 +201,16 @@ def test_too_few_receipts(receipts: Path) -> None:
     for width in WIDTHS[:2]:
         (receipts / f"w{width}.onnx").unlink()
     with pytest.raises(TargetError, match="too few models") as caught:
-        calibrate_device.forms_of_receipts("local-cpu", receipts, print)
+        calibrate_device.forms_of_receipts(receipts, EMPTY, print)
     assert "7 in float32 in onnxruntime with threads: 1" in str(caught.value)
     with pytest.raises(ArtifactError, match="no receipts in this folder"):
-        calibrate_device.forms_of_receipts("local-cpu", receipts / "..", print)
+        calibrate_device.forms_of_receipts(receipts / "..", EMPTY, print)
 
 
 def test_a_form_with_too_few_receipts_does_not_cost_the_others(receipts: Path) -> None:
     receipt(receipts / "w8.onnx", 1.0, threads=2)
     said: list[str] = []
-    (form,) = calibrate_device.forms_of_receipts("local-cpu", receipts, said.append)
+    (form,) = calibrate_device.forms_of_receipts(receipts, EMPTY, said.append)
     assert (form.key, len(form.models)) == (("onnxruntime", "float32", 1), 8)
     assert said == [
         "left out: too few models were measured to fit a prediction: 1 in float32 in onnxruntime with threads: 2, "
@@ -249,6 +250,21 @@ def test_a_runtime_is_refused_before_anything_is_measured() -> None:
         with pytest.raises(RecipeError, match="there is no such runtime") as caught:
             run("devices", "calibrate", "local-cpu", "--runtime", runtime)
         assert "onnxruntime or openvino" in str(caught.value)
+
+
+def test_int8_learns_from_float32_that_was_calibrated_before(calibrated: Calibration) -> None:
+    """On the same machine with the same versions, runtime and threads alone."""
+    (form,) = calibrated.forms
+    floats = calibrated.floats_beside("onnxruntime", 1, form.info)
+    assert [one.name for one in floats] == [model.name for model in form.models]
+    models = [MeasuredUnits(f"q{one.name}", one.units, one.p50_ms / 2) for one in floats]
+    groups: Any = [("onnxruntime", 1, form.info, {"int8": models})]
+    (helped,), (alone,) = (calibrate_device._all_fitted(groups, one, print) for one in (calibrated, EMPTY))
+    assert helped.costs_ns == pytest.approx(fitted_int8_costs(models, floats))
+    assert alone.costs_ns == pytest.approx(fitted_int8_costs(models, []))
+    assert helped.costs_ns["spatial_conv"] != pytest.approx(alone.costs_ns["spatial_conv"], rel=0.01)
+    assert not calibrated.floats_beside("onnxruntime", 2, form.info)
+    assert not calibrated.floats_beside("onnxruntime", 1, form.info.model_copy(update={"versions": {}}))
 
 
 def test_forms_that_were_calibrated_meanwhile_are_kept(

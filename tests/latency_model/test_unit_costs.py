@@ -144,7 +144,7 @@ def test_int8_learns_from_the_models_in_float32() -> None:
 def test_a_left_out_model_is_predicted_by_a_fit_to_the_others() -> None:
     models = networks(9, 3, USUAL)
     assert left_out_ms(models)[0] == pytest.approx(predicted_ms(models[0].units, fitted_costs(models[1:])))
-    floats = [MeasuredUnits(f"{one.name}.float", one.units, one.p50_ms) for one in networks(9, 4, USUAL)]
+    floats = [MeasuredUnits(f"float-{place}", one.units, 2 * one.p50_ms) for place, one in enumerate(models)]
     costs = fitted_int8_costs(models[1:], floats[1:])  # the first one's twin is left out too
     assert left_out_ms(models, floats)[0] == pytest.approx(predicted_ms(models[0].units, costs))
 

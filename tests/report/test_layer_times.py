@@ -173,6 +173,14 @@ def test_layers_that_cannot_be_told_do_not_cost_the_latency(tmp_path: Path, monk
     assert (tmp_path / "out" / "latency.json").exists()
 
 
+def test_disturbed_times_are_taken_again() -> None:
+    disturbed = of_vit(invalid=("other programs ran",))
+    takes, said = [disturbed, of_vit()], list[str]()
+    assert profile._undisturbed(lambda: takes.pop(0), 60.0, said.append) == of_vit()
+    assert said == ["layers timed again, because the run was disturbed: other programs ran"]
+    assert profile._undisturbed(lambda: disturbed, 0.0, said.append) == disturbed
+
+
 def test_times_that_do_not_count_have_a_banner(tmp_path: Path) -> None:
     peaks = replace(PEAKS, warnings=("a rose by 4%", "b rose by 5%", "c rose by 6%"))
     found = section(replace(of_vit(invalid=("other programs ran",)), peaks=peaks))

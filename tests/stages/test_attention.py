@@ -17,11 +17,15 @@ from PIL import Image
 from edgevit.artifacts import Artifact
 from edgevit.configs import Budget
 from edgevit.data import open_dataset
+from edgevit.data.dataset import ArrayImages, Dataset
+from edgevit.data.loading import ViewDataset
+from edgevit.data.preprocess import fit_to_size
 from edgevit.data.splits import sample_by_hash
 from edgevit.models import model_from_checkpoint
 from edgevit.models.attention import first_filters
 from edgevit.report.attention import filters_picture, map_picture, positions_picture
 from edgevit.report.build import write_report
+from edgevit.stages.attention import write_images
 from tests.small_models import checkpoint, workbench
 
 
@@ -54,6 +58,19 @@ def test_the_shown_images_are_chosen_by_hash() -> None:
     expected = sample_by_hash(open_dataset(workbench().made["digits.test"]), 10, 0).sample_ids[:6]
     assert [image["sample_id"] for image in record["shown"]] == list(expected)
     assert arrays_of(looked_at())["maps"].shape == (6, 3, 4, 4)
+
+
+def test_the_shown_images_are_the_models_view(tmp_path: Path) -> None:
+    """A map lies on its picture only if the crop of the model is in it."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 256, (1, 48, 96, 3), np.uint8)
+    dataset = Dataset("wide", (), ("wide/0",), None, ArrayImages(wide), np.arange(1))
+    preprocess = checkpoint().io.preprocess
+    (shown,) = write_images(ViewDataset(dataset, preprocess), tmp_path)
+    with Image.open(tmp_path / shown["file"]) as picture:
+        assert picture.size == (32, 32)
+        expected = fit_to_size(wide[0], **preprocess.model_dump(exclude={"mean", "std", "normalised_inside"}))
+        assert np.array_equal(np.asarray(picture), expected)
 
 
 def test_filters_are_principal_components_of_the_patch_embedding() -> None:
@@ -94,8 +111,9 @@ def test_the_report_shows_both_models_beside_each_other(tmp_path: Path) -> None:
         assert picture.size == (4, 4)
     assert sum("principal components" in alt for _, alt in pictures) == 2
     assert "No layer with attention between all patches can be read." in page
-    mean = sum(group["models"][0]["layers"][1]["distances_px"]) / 3
-    assert f"{mean:.1f}" in markdown
+    layer = group["models"][0]["layers"][1]
+    assert f"{sum(layer['distances_px']) / 3 / layer['uniform_px']:.2f}" in markdown
+    assert "4 × 4 patches of 32 × 32 px in all" in page
     assert max(map(len, markdown.splitlines())) <= 80
 
 

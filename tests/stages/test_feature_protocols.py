@@ -148,6 +148,39 @@ def test_models_with_other_labels_have_a_table_of_their_own(tmp_path: Path) -> N
     assert [model["id"] for model in alone["models"]] == [checkpoint().id]
 
 
+def test_neighbors_beyond_a_share_of_the_labels_are_said_and_shown(tmp_path: Path) -> None:
+    said = io.StringIO()
+    context = replace(Context(), progress=PlainProgress(said))
+    fields = {**NEIGHBORS, "neighbors": (5, 30), "label_shares": (1.0, 0.04), "draws": 2}
+    bench = workbench()
+    evaluation = bench.run("evaluate", "left-out", context, model=checkpoint().id, **fields)
+    assert [(head["label_share"], head["support_images"]) for head in evaluation.metrics["heads"]] == [
+        (1.0, 50), (1.0, 50), (0.04, 10)
+    ]  # fmt: skip
+    expected = {"label_share": 0.04, "support_images": 10, "draws": 2, "neighbors": [30]}
+    assert evaluation.metrics["left_out"] == [expected]
+    assert "0.04 of the labels are 10 images; neighbors 30 are left out" in said.getvalue()
+    write_report([evaluation], Budget(), "features", tmp_path)
+    for name in ("report.html", "report.md"):
+        text = " ".join((tmp_path / name).read_text(encoding="utf-8").split())
+        assert "fewer labelled images than neighbors: k 30 of 10 labels (4%, 2 draws)." in text
+
+
+def test_alignments_of_different_views_are_not_set_side_by_side(tmp_path: Path) -> None:
+    usual, file = measured(checkpoint().id), measured(with_embedding().id)
+    gentle = measured(checkpoint(True).id, "gentle", augmentation=Augmentation(scale=(0.9, 1.0)))
+    (group,) = write_report([usual, gentle], Budget(), "features", tmp_path)["features"]
+    assert not group["same_views"]
+    assert all(model["features"]["alignment"] is None for model in group["models"])
+    assert all(model["features"]["rankme"] for model in group["models"])
+    assert "they are of different random views" in " ".join((tmp_path / "report.md").read_text("utf-8").split())
+    (group,) = write_report([gentle, file], Budget(), "features", tmp_path)["features"]  # a file gives no views
+    assert group["same_views"]
+    assert [model["features"]["alignment"] for model in group["models"]] == [
+        gentle.metrics["features"]["alignment"], None
+    ]  # fmt: skip
+
+
 def test_a_support_that_holds_test_images_is_named() -> None:
     said = io.StringIO()
     context, fields = replace(Context(), progress=PlainProgress(said)), {**NEIGHBORS, "support": "digits.test"}

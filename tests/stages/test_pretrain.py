@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from dataclasses import replace
@@ -22,6 +23,7 @@ from edgevit.errors import RecipeError
 from edgevit.models import open_checkpoint
 from edgevit.progress import PlainProgress
 from edgevit.provenance import WEIGHTS_FROM, untrained
+from edgevit.training.ssl.setup import pretrained
 from tests.small_models import HYBRID, VIT, checkpoint, workbench
 
 SWIN: dict[str, Any] = {
@@ -130,6 +132,22 @@ def test_auto_says_its_method_the_reason_and_the_time_of_an_epoch() -> None:
     named = workbench().run("pretrain", "by-name", method="simclr", **VIT, **QUICK)
     before, after = (open_checkpoint(artifact).module.state_dict() for artifact in (named, made))
     assert all(torch.equal(before[name], after[name]) for name in before)  # the timed steps left nothing behind
+
+
+def test_a_resumed_auto_keeps_its_method_on_another_machine(tmp_path: Path) -> None:
+    bench, said = workbench(), io.StringIO()
+    config = Pretrain.model_validate({"stage": "pretrain", "id": "resumed", "method": "auto", **VIT, **QUICK})
+    inputs, context = {"data": bench.made["few.pool"]}, replace(Context(), progress=PlainProgress(said), work=tmp_path)
+    (tmp_path / "out").mkdir()
+    assert pretrained(config, inputs, context, tmp_path / "out").method == "simclr"
+    assert json.loads((tmp_path / "method.json").read_text(encoding="utf-8")) == {"method": "simclr"}
+    for file in tmp_path.glob("*.*"):
+        file.unlink()
+    (tmp_path / "method.json").write_text('{"method": "dino"}', encoding="utf-8")  # as a GPU chose
+    said.truncate(0)
+    assert pretrained(config, inputs, context, tmp_path / "out").method == "dino"
+    assert "method auto goes on with dino, by which this training began" in said.getvalue()
+    assert "an epoch will take" not in said.getvalue()
 
 
 def test_crops_that_are_much_enlarged_are_mentioned() -> None:

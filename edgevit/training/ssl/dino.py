@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class DinoLearner(WithMovingTeacher):
     """
 
     center: Tensor
+    watched_heads: ClassVar[tuple[str, ...]] = ("",)  # prefixes of the measures of a head
     advice = (
         "center_momentum 0.9, teacher_temperature from 0.02 to 0.07 and below student_temperature, a lower "
         "learning_rate, a larger batch_size"
@@ -58,11 +60,7 @@ class DinoLearner(WithMovingTeacher):
         student, temperature = self.head(embeddings, self.learns_prototypes(done)), self.teacher_temperature(done)
         loss = losses.dino_cross_entropy(student, teacher, self.center, self.config.student_temperature, temperature)
         self._batch_mean = processes.mean_over_ranks(teacher.mean((0, 1)))
-        answers = ((teacher[0] - self.center) / temperature).softmax(-1)
-        means = {
-            "entropy": losses.entropy(answers).mean(),
-            "entropy_of_mean": losses.entropy(processes.mean_over_ranks(answers.mean(0))),
-        }
+        means = entropies(teacher[0], self.center, temperature)
         return Step(loss, means={**means, **watched(teacher[0], of_teacher)})
 
     def learns_prototypes(self, done: float) -> bool:
@@ -89,12 +87,29 @@ class DinoLearner(WithMovingTeacher):
         super().check(means, done, where)
 
     def _check_entropies(self, means: Mapping[str, float], where: str) -> None:
-        if means["entropy_of_mean"] < LEAST_ENTROPY:
-            raise self.collapsed("one answer for all images", f"entropy_of_mean over {LEAST_ENTROPY:g}", where)
-        if means["entropy"] > LARGEST_ENTROPY:
-            raise self.collapsed("a uniform answer for all images", f"entropy below {LARGEST_ENTROPY:g}", where)
+        for prefix in self.watched_heads:
+            mean, single = means[f"{prefix}entropy_of_mean"], means[f"{prefix}entropy"]
+            if mean < LEAST_ENTROPY:
+                name = f"{prefix}entropy_of_mean"
+                raise self.collapsed("one answer for all images", f"{name} over {LEAST_ENTROPY:g}", where)
+            if single > LARGEST_ENTROPY:
+                name = f"{prefix}entropy"
+                raise self.collapsed("a uniform answer for all images", f"{name} below {LARGEST_ENTROPY:g}", where)
 
     def _center_has_settled(self) -> bool:
         """Whether the center has left its start at 0, or is to stay there. Before, one prototype may lead by chance."""
         momentum = self.config.center_momentum
         return momentum == 1 or momentum**self._steps < CENTER_AT_ITS_START
+
+
+def entropies(teacher: Tensor, center: Tensor, temperature: float, prefix: str = "") -> dict[str, Tensor]:
+    """The mean entropy of a teacher's answers, and the entropy of their mean over all ranks, over the largest value.
+
+    Args:
+        teacher: the outputs of a head, (n, prototypes).
+    """
+    answers = ((teacher - center) / temperature).softmax(-1)
+    return {
+        f"{prefix}entropy": losses.entropy(answers).mean(),
+        f"{prefix}entropy_of_mean": losses.entropy(processes.mean_over_ranks(answers.mean(0))),
+    }

@@ -15,9 +15,11 @@ from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.learner import Step
 from edgevit.training.ssl import losses
-from edgevit.training.ssl.dino import DinoLearner
+from edgevit.training.ssl.dino import DinoLearner, entropies
 from edgevit.training.ssl.heads import PrototypeHead
 from edgevit.training.ssl.self_supervised import seeded
+
+REGION = "region_"  # prefix of the measures of the regions' head
 
 
 class EsVitLearner(DinoLearner):
@@ -27,6 +29,8 @@ class EsVitLearner(DinoLearner):
     3.2). The regions are the places of the last feature map. The teacher is the result.
     """
 
+    reads_regions = True
+    watched_heads = ("", REGION)
     region_center: Tensor
 
     def __init__(self, built: BuiltModel, config: EsVit, global_views: int, seed: int) -> None:
@@ -51,20 +55,25 @@ class EsVitLearner(DinoLearner):
             of_teacher, teacher_regions = self.features(self.teacher, batch.views[: self.global_views])
             teacher = self.teacher_head(of_teacher)
         step = self.compare(embeddings, teacher, of_teacher[0], batch.done)
-        of_regions = self._region_loss(regions, teacher_regions, batch.done)
-        means = {**step.means, "view_loss": step.loss.detach(), "region_loss": of_regions.detach()}
-        return Step(step.loss + of_regions, means=means)
+        with torch.no_grad():
+            logits = [self.teacher_region_head(view.float()) for view in teacher_regions]
+        of_regions = self._region_loss(regions, teacher_regions, logits, batch.done)
+        of_answers = entropies(
+            logits[0].flatten(0, 1), self.region_center, self.teacher_temperature(batch.done), REGION
+        )
+        losses_of = {"view_loss": step.loss.detach(), "region_loss": of_regions.detach()}
+        return Step(step.loss + of_regions, means={**step.means, **losses_of, **of_answers})
 
     def after_step(self, step: int, total: int) -> None:
         """Move the teacher and both centers."""
         super().after_step(step, total)
         self.region_center.lerp_(self._mean_of_regions, 1 - self.config.center_momentum)
 
-    def _region_loss(self, regions: Sequence[Tensor], of_teacher: Sequence[Tensor], done: float) -> Tensor:
-        with torch.no_grad():
-            logits = [self.teacher_region_head(view.float()) for view in of_teacher]
-            means = torch.stack([view.mean((0, 1)) for view in logits])
-            self._mean_of_regions = processes.mean_over_ranks(means.mean(0))
+    def _region_loss(
+        self, regions: Sequence[Tensor], of_teacher: Sequence[Tensor], logits: Sequence[Tensor], done: float
+    ) -> Tensor:
+        means = torch.stack([view.mean((0, 1)) for view in logits])
+        self._mean_of_regions = processes.mean_over_ranks(means.mean(0))
         terms = []
         for number, view in enumerate(regions):
             student = self.region_head(view.float(), self.learns_prototypes(done))

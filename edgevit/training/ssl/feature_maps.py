@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edgevit.errors import RecipeError
 from edgevit.models.timm_models import timm_model
 
 
@@ -15,18 +16,31 @@ class Features(NamedTuple):
 
     Attributes:
         embedding: the input of the classifier, (n, width).
-        regions: the last feature map, row by row, (n, regions, channels).
+        regions: the last feature map, row by row, (n, regions, channels); None for a model that ends in several maps.
     """
 
     embedding: Tensor
-    regions: Tensor
+    regions: Tensor | None
 
 
 def features_of(model: nn.Module, images: Tensor) -> Features:
     """The embedding and the regions of images (n, 3, H, W), in one pass of a timm model."""
     inner = timm_model(model)
-    features: Tensor = inner.forward_features(images)  # type: ignore[operator]
-    return Features(inner.forward_head(features, pre_logits=True), _regions(inner, features))  # type: ignore[operator]
+    features = inner.forward_features(images)  # type: ignore[operator]
+    regions = _regions(inner, features) if isinstance(features, Tensor) else None
+    return Features(inner.forward_head(features, pre_logits=True), regions)  # type: ignore[operator]
+
+
+def regions_of(model: nn.Module, features: Features) -> Tensor:
+    """The regions (n, regions, channels) of a model's features. Raises RecipeError if it ends in several maps."""
+    if features.regions is None:
+        raise RecipeError(
+            "the method reads the places of the last feature map, and this model ends in several maps",
+            got=type(timm_model(model)).__name__,
+            expected="a model with one feature map at its end",
+            next="method: dino, simclr, byol or moco, which read the embedding alone",
+        )
+    return features.regions
 
 
 @torch.no_grad()

@@ -143,13 +143,14 @@ def noise_contrastive(outputs: Tensor, positives: Tensor, negatives: Tensor, tem
     image among the memories of others.
 
     Args:
-        outputs, positives: (n, dimensions).
-        negatives: memories of other images, (n, negatives, dimensions); a row of zeros is left out.
+        outputs: (n, dimensions).
+        positives: memories of length 1, (n, dimensions).
+        negatives: memories of other images of length 1, (n, negatives, dimensions); a row of zeros is left out.
     """
-    keys = functional.normalize(torch.cat([positives.unsqueeze(1), negatives], 1), dim=-1)
-    is_left_out = (keys == 0).all(-1)
-    cosines = (keys @ functional.normalize(outputs, dim=-1).unsqueeze(-1)).squeeze(-1)
-    log_h = (cosines / temperature).masked_fill(is_left_out, -torch.inf).log_softmax(-1)
+    directions = functional.normalize(outputs, dim=-1)
+    of_negatives = (negatives @ directions.unsqueeze(-1)).squeeze(-1).masked_fill(~negatives.any(-1), -torch.inf)
+    cosines = torch.cat([(positives * directions).sum(-1, keepdim=True), of_negatives], 1)
+    log_h = (cosines / temperature).log_softmax(-1)
     rejected = torch.log1p(-log_h[:, 1:].exp().clamp_max(1 - torch.finfo(outputs.dtype).eps))
     return -(log_h[:, 0] + rejected.sum(-1)).mean()
 

@@ -66,4 +66,4 @@ class PirlLearner(Puzzles):
         size = (len(samples), min(self.config.negatives, len(self.memory)))
         drawn = torch.randint(len(self.memory), size, device=samples.device)
         is_own = drawn == samples.unsqueeze(1)
-        return self.memory[drawn].masked_fill(is_own.unsqueeze(-1), 0.0)
+        return self.memory[drawn].masked_fill_(is_own.unsqueeze(-1), 0.0)

@@ -17,7 +17,7 @@ from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import seed_of
 from edgevit.training.loop.learner import Learner
 from edgevit.training.ssl import losses
-from edgevit.training.ssl.feature_maps import blank_features, features_of
+from edgevit.training.ssl.feature_maps import blank_features, features_of, regions_of
 
 # Collapse is judged after this share of the training.
 JUDGED_AFTER = 0.25
@@ -31,17 +31,22 @@ class SelfSupervised(Learner):
 
     Attributes:
         width: channels of the embedding.
-        regions, channels: size of the last feature map: its number of places, and its channels.
+        regions, channels: size of the last feature map, for a method that reads it: its number of places, and its
+            channels.
+        reads_regions: whether the method reads the last feature map, which models that end in several maps lack.
     """
 
     takes_parts = False
+    reads_regions = False
     advice = "a lower learning_rate, a larger batch_size"
 
     def __init__(self, built: BuiltModel, seed: int) -> None:
         super().__init__(built.module, built.preprocess)
         self.seed = seed
         blank = blank_features(self.model, (self.preprocess.height, self.preprocess.width))
-        self.width, self.regions, self.channels = blank.embedding.shape[1], *blank.regions.shape[1:]
+        self.width = blank.embedding.shape[1]
+        if self.reads_regions:
+            self.regions, self.channels = regions_of(self.model, blank).shape[1:]
 
     def images_of(self, view: Tensor) -> Tensor:
         """A view (n, H, W, 3) as input (n, 3, H, W) of its own size."""
@@ -53,7 +58,7 @@ class SelfSupervised(Learner):
         return self.features(model, views)[0]
 
     def features(self, model: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The embeddings of all views, and the regions of each view, (n, regions, channels).
+        """The embeddings of all views, and the regions of each view, (n, regions, channels), if the model has them.
 
         Successive views of one size pass through the model together.
         """
@@ -65,7 +70,8 @@ class SelfSupervised(Learner):
             with autocast(images.device, self._precision):
                 features = features_of(model, images)
             embeddings.append(features.embedding.float().view(len(of_one_size), -1, features.embedding.shape[-1]))
-            regions += features.regions.chunk(len(of_one_size))
+            if features.regions is not None:
+                regions += features.regions.chunk(len(of_one_size))
         return torch.cat(embeddings), regions
 
     def check(self, means: Mapping[str, float], done: float, where: str) -> None:

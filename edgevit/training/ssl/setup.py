@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.progress import duration
+from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
 from edgevit.training.ssl.checks import (
@@ -28,6 +30,7 @@ from edgevit.training.ssl.tiles import tile_side
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 
 UNTRAINED_CLASSES = ("0",)  # of the classifier of a new backbone
+CHOICE = "method.json"  # in the folder of an interrupted training
 
 
 class Pretrained(NamedTuple):
@@ -86,7 +89,26 @@ def _start(config: Pretrain, inputs: Mapping[str, Artifact]) -> BuiltModel:
 def _with_suited_method(
     config: Pretrain, inputs: Mapping[str, Artifact], stream: TrainingStream, context: Context
 ) -> Pretrain:
-    """The stage with the method that suits it. Method, reason and the expected time of an epoch are said."""
+    """The stage with the method that suits it. Method, reason and the expected time of an epoch are said.
+
+    A resumed training keeps its method, which a file in `context.work` names.
+    """
+    file = context.work / CHOICE
+    if file.is_file():
+        method = json.loads(file.read_text(encoding="utf-8"))["method"]
+        context.progress.say(f"    method auto goes on with {method}, by which this training began")
+        return with_method(config, method)
+    config = _with_new_choice(config, inputs, stream, context)
+    if not processes.rank():
+        context.work.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"method": config.method.type}), encoding="utf-8")
+    return config
+
+
+def _with_new_choice(
+    config: Pretrain, inputs: Mapping[str, Artifact], stream: TrainingStream, context: Context
+) -> Pretrain:
+    """The stage with the method that suits it, whose time of an epoch is measured. All ranks have to call it."""
     start, images = _start(config, inputs), len(stream.dataset)
     choice = suited_method(start.module, images, config.batch_size, context.device)
     config = with_method(config, choice.method)

@@ -15,7 +15,7 @@ from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.learner import Step
 from edgevit.training.ssl import losses
-from edgevit.training.ssl.feature_maps import features_of
+from edgevit.training.ssl.feature_maps import features_of, regions_of
 from edgevit.training.ssl.heads import TokenDecoder, projector
 from edgevit.training.ssl.mae import plain_vit
 from edgevit.training.ssl.rotation import TURNS, rotated
@@ -53,7 +53,7 @@ class SitLearner(SelfSupervised):
         images = rotated(images, turns)
         with autocast(images.device, self._precision):
             features = features_of(self.model, self.corrupted(images))
-            pixels = self.decoder(features.regions)
+            pixels = self.decoder(regions_of(self.model, features))
         embedding = features.embedding.float()
         outputs = self.projector(embedding).view(2, count, -1)
         tasks = Tasks(

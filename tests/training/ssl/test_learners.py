@@ -325,6 +325,21 @@ def test_dinos_outputs_are_cosines_of_each_sample_with_the_prototypes() -> None:
     torch.testing.assert_close(head(embeddings), expected)
 
 
+@pytest.mark.parametrize(("name", "value"), [("region_entropy", 1.0), ("region_entropy_of_mean", 0.0)])
+def test_esvit_stops_where_the_answers_for_regions_collapse(name: str, value: float) -> None:
+    learner = learner_for(config_of("esvit", {"center_momentum": 0.5}), tiny_vit(patch_size=4), 24)
+    views = tuple(torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8) for _ in range(3))
+    none = torch.zeros(3, dtype=torch.int64)
+    step = learner(Batch(views, none, none, torch.arange(3), none, none, none, torch.ones(3), none))
+    for number in range(1, 5):
+        learner.after_step(number, 10)
+    healthy = {"entropy": 0.5, "entropy_of_mean": 0.9, "region_entropy": 0.5, "region_entropy_of_mean": 0.9}
+    assert set(healthy) < set(step.means)
+    learner.check(healthy, 0.5, "here")
+    with pytest.raises(TrainingError, match=f"(?s)collapsed.*{name} "):
+        learner.check({**healthy, name: value}, 0.5, "here")
+
+
 def test_every_row_holds_the_measures_of_collapse(tmp_path: Path) -> None:
     trained(tmp_path, config_of("dino", epochs=1))
     rows = (tmp_path / METRICS).read_text().splitlines()

@@ -138,7 +138,10 @@ def test_region_matching_is_the_papers() -> None:
 
 def test_noise_contrastive_is_the_papers() -> None:
     """Misra and van der Maaten 2020, section 3: −log h of the own memory, and −log(1 − h) of each other memory."""
-    outputs, positives, negatives = drawn(3, 4), drawn(3, 4, seed=1), drawn(3, 5, 4, seed=2)
+    outputs = drawn(3, 4)
+    positives, negatives = (
+        functional.normalize(rows, dim=-1) for rows in (drawn(3, 4, seed=1), drawn(3, 5, 4, seed=2))
+    )
     negatives[1, 2] = 0  # left out
     terms = []
     for output, positive, others in zip(outputs, positives, negatives, strict=True):
@@ -151,7 +154,7 @@ def test_noise_contrastive_is_the_papers() -> None:
 
 
 def test_a_negative_that_is_the_output_gives_a_finite_loss() -> None:
-    outputs = drawn(2, 4)
+    outputs = functional.normalize(drawn(2, 4), dim=-1)
     loss = losses.noise_contrastive(outputs, -outputs, outputs.unsqueeze(1), 0.01)
     assert math.isfinite(float(loss))
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgevit.configs import Pretrain
 from edgevit.errors import RecipeError
 from edgevit.models import create_model
+from edgevit.models.embedding import WithEmbedding
 from edgevit.training.loop.batches import Batch
 from edgevit.training.ssl.esvit import EsVitLearner
 from edgevit.training.ssl.fcmae import FcmaeLearner, masked_windows
@@ -75,6 +77,24 @@ def test_masked_windows_are_sparse_convolutions_at_visible_places() -> None:
     assert not torch.allclose(layers(image)[0][:, visible], expected[:, visible])  # the masks are gone
 
 
+def test_batch_normalization_sees_visible_places_alone() -> None:
+    torch.manual_seed(0)
+    convolution, norm, pooled = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=1), nn.BatchNorm2d(4)
+    model = nn.Sequential(convolution, norm, nn.Sequential(nn.AdaptiveAvgPool2d(1), pooled))
+    images, shown = torch.randn(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 1], [0, 1.0, 0, 0]]).view(2, 1, 2, 2)
+    visible = shown[:, 0].repeat_interleave(2, 1).repeat_interleave(2, 2).bool()
+    values = convolution(images * visible.unsqueeze(1)).permute(0, 2, 3, 1)[visible]
+    with masked_windows(model, shown) as mask:
+        normalized = norm(convolution(mask(images)))
+        assert model(images).shape == (2, 4, 1, 1)  # a pooled map has no places
+    torch.testing.assert_close(norm.running_mean, values.mean(0))
+    torch.testing.assert_close(norm.running_var, values.var(0))
+    standard = (values - values.mean(0)) / (values.var(0, unbiased=False) + norm.eps).sqrt()
+    torch.testing.assert_close(normalized.permute(0, 2, 3, 1)[visible], standard, atol=1e-5, rtol=1e-4)
+    assert not normalized.permute(0, 2, 3, 1)[~visible].any()
+    assert norm(images.repeat(1, 2, 1, 1)[:, :4]).all()  # the masks are gone
+
+
 @pytest.mark.parametrize("start", ["resnet", "hybrid"])
 def test_fcmaes_encoder_sees_no_masked_pixel(start: str) -> None:
     hybrid = {"embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)}
@@ -99,11 +119,30 @@ def test_fcmaes_encoder_sees_no_masked_pixel(start: str) -> None:
         ("vit_tiny_patch16_224", 32, {"depth": 1}, r"(?s)attention alone.*VisionTransformer.*mae for a plain ViT"),
         ("swin_tiny_patch4_window7_224", 56, SWIN, r"(?s)attention alone.*SwinTransformer.*esvit for Swin"),
         ("resnet18", 32, {}, r"(?s)got: 1 places at 32 px.*image_size: 96"),
+        (
+            "efficientvit_m0",
+            128,
+            {},
+            r"(?s)windows or heads.*an input of 8 × 16 × 7 × 7 for 2 images",
+        ),
+        ("mvitv2_tiny", 64, {}, r"(?s)windows or heads.*MultiScaleVit"),
+        ("coat_tiny", 64, {}, r"(?s)several maps.*CoaT.*simclr"),
     ],
 )
 def test_fcmae_names_alternatives(model: str, size: int, args: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         learner_for(config_of("fcmae"), create_model(model, 1, size, args), 24)
+
+
+def test_methods_of_embeddings_take_models_that_end_in_several_maps() -> None:
+    built = create_model("coat_tiny", 3, 64)
+    learner = learner_for(config_of("simclr"), built, 24)
+    views = [torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8) for _ in range(2)]
+    embeddings = learner.eval().embeddings(learner.model, views)
+    expected = [WithEmbedding(learner.model)(learner.images_of(view))[1] for view in views]
+    torch.testing.assert_close(embeddings, torch.stack(expected))
+    with pytest.raises(RecipeError, match=r"(?s)several maps.*CoaT.*dino"):
+        learner_for(config_of("esvit"), built, 24)
 
 
 def test_esvit_needs_regions() -> None:
@@ -204,6 +243,27 @@ def test_auto_depends_on_backbone_images_batch_and_device() -> None:
     assert suited_method(resnet, 1_000, 64, "cuda").method == "simclr"
     assert suited_method(resnet, 20_000, 64, "cuda").method == "moco"
     assert suited_method(resnet, 20_000, 256, "cpu").method == "simclr"
+
+
+def test_each_option_that_auto_takes_suits_each_method_that_it_may_choose() -> None:
+    given = {"stage": "pretrain", "id": "body", "model": "m", "data": "d", "method": "auto"}
+    tried: dict[str, Any] = {
+        "ema_decay": 0.9, "accumulation": 2, "grad_checkpointing": True, "compile": True, "freeze": 2,
+        "image_size": 64, "init": "other", "model_args": {"depth": 1}, "augmentation": {"mixup": 0.2},
+        "views": [{"count": 2, "scale": [0.5, 1]}], "label_smoothing": 0.1,
+    }  # fmt: skip
+    taken = []
+    for option, value in tried.items():
+        try:
+            config = Pretrain.model_validate({**given, option: value})
+        except ValidationError:
+            continue
+        taken.append(option)
+        for method in ("dino", "moco", "simclr"):
+            assert with_method(config, method).method.type == method
+    assert {"grad_checkpointing", "freeze", "image_size"} <= set(taken)
+    with pytest.raises(ValidationError, match="auto may take a method whose teacher is a moving average"):
+        Pretrain.model_validate({**given, "ema_decay": 0.9})
 
 
 def test_the_method_of_auto_brings_its_views_and_keeps_given_changes() -> None:
