@@ -183,9 +183,13 @@ class Store:
         """Whether a process is making this key now."""
         file = self._folder("lock") / key
         _check_no_link(file)
-        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)) as lock:
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        with os.fdopen(descriptor) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask at the same time
             except BlockingIOError:
                 return True
         return False

@@ -263,6 +263,9 @@ def test_a_second_process_takes_the_trainings_that_nobody_makes(tmp_path: Path) 
     store = Store(runner.runs / ".store")
     key = store.key(ingredients_of(stage, resolve(stage, runner.datasets), context))
     assert not runner.is_being_made(recipe)
+    assert not (store.root / "lock" / key).exists()  # who asks leaves nothing
+    with held_elsewhere(store.root / "lock" / key, "LOCK_SH"):
+        assert not runner.is_being_made(recipe)  # another one asks at the same time
     with held_elsewhere(store.root / "lock" / key):
         assert runner.is_being_made(recipe)
         assert list(_free_first(names, stages, 0, runner)) == [*names[1:], names[0]]
@@ -270,9 +273,9 @@ def test_a_second_process_takes_the_trainings_that_nobody_makes(tmp_path: Path) 
 
 
 @contextmanager
-def held_elsewhere(file: Path) -> Iterator[None]:
+def held_elsewhere(file: Path, how: str = "LOCK_EX") -> Iterator[None]:
     """Another process holds the lock."""
-    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    code = f"import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.{how}); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         yield

@@ -2,7 +2,8 @@
 
 Each round of a student is a stage that starts from the checkpoint of the round before. All stages are kept in the store
 of the runs: nothing is trained twice, a stopped run goes on, and a training that diverged is not tried again. Several
-processes may share the folder of runs. Each takes a training that no other one makes now.
+processes may share the folder of runs. Each takes a training that no other one makes now; of two that choose the same
+one at the same moment, one waits.
 """
 
 from __future__ import annotations
