@@ -111,6 +111,15 @@ def test_a_prediction_meets_a_budget_with_the_upper_bound_of_its_interval() -> N
     assert students_within(OFFLINE, predict, float(advised), None, 4)
 
 
+def test_a_size_that_none_of_the_shortlist_meets_is_not_said_of_all_students() -> None:
+    """The shortlist is by latency: the catalog has smaller models."""
+    with pytest.raises(CheckFailed, match=r"student of the shortlist meets the budget of 50 ms and 0\.5 MiB") as caught:
+        students_within(OFFLINE, machine(1), 50.0, 0.5, 4)
+    assert caught.value.next == (
+        "--size-mib 1 can be met; edgevit models lists smaller ones, for edgevit init --student"
+    )
+
+
 def found_in(folder: Path, latency_ms: float = 3.0) -> Findings:
     given = InitOptions(folder, folder.parent / "new.yaml", latency_ms=latency_ms, size_mib=40.0, offline=True)
     return look_at_folder(given, in_project(given, Context()))

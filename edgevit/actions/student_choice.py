@@ -274,14 +274,19 @@ def no_student(choices: Sequence[Choice], latency_ms: float, size_mib: float | N
     else:
         least_ms = min(timing.p50_high_ms for timing in timings.values()) / ROOM
         option = f"--latency-ms {rounded_up(least_ms):g} without --size-mib"
-    first = timings[fastest]
+    first, students, smaller = timings[fastest], "student", ""
+    if size_mib is not None:  # the shortlist is by latency
+        students, smaller = (
+            "student of the shortlist",
+            "; edgevit models lists smaller ones, for edgevit init --student",
+        )
     can_be_met = "is predicted to be met" if first.is_predicted else "can be met"
     doubt = _DOUBT if any(timing.warnings for timing in timings.values()) else ""
     return CheckFailed(
-        f"no student meets the budget of {limits} {where}",
+        f"no {students} meets the budget of {limits} {where}",
         got=f"{first.p50_ms:.2g} ms ({first.interval()}) for {fastest}, the fastest of {len(timings)}",
         expected=f"upper bound of the interval at most {ROOM:.0%} of the budget, to leave room for scatter",
-        next=f"{option} {can_be_met}{doubt}",
+        next=f"{option} {can_be_met}{doubt}{smaller}",
     )
 
 
