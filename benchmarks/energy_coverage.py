@@ -53,7 +53,7 @@ def _energy(seconds: float, dependence: float, generator: np.random.Generator) -
     idle = _telemetry(IDLE_MW, IDLE_S, dependence, generator, None)
     during = _telemetry(POWER_MW, seconds, dependence, generator, idle)
     samples_ms = np.full(round(seconds * 1e3 / RUN_MS), RUN_MS)
-    energy = energy_of_runs(during, "cpu", samples_ms, seconds, 1, "measured", ())
+    energy = energy_of_runs([(during, samples_ms, seconds)], "cpu", 1, "measured", ())
     assert isinstance(energy, EnergyRecord)
     return energy
 

@@ -129,6 +129,14 @@ def test_an_energy_that_is_replayed_invalid_or_missing_judges_nothing(of_runs: L
     assert verdict.meets_budget is None
 
 
+@pytest.mark.parametrize("low_high_mj", [(-5.0, -1.0), (-1.0, 5.0)])
+def test_an_energy_that_is_not_above_rest_judges_nothing(low_high_mj: tuple[float, float]) -> None:
+    low_mj, high_mj = low_high_mj
+    energy = EnergyRecord((low_mj + high_mj) / 2, low_mj, high_mj, 5.0, 5.0, 12, "module (VDD_IN)", "measured")
+    verdict = judge(Records(latency=replace(latency(2.0), energy=energy)), Budget(energy_mj=40))
+    assert [judgement.met for judgement in verdict.judgements] == [None]
+
+
 def test_the_lowest_recall_names_its_class_and_of_equals_the_largest() -> None:
     (judgement,) = judge(Records(accuracy=right_for((5, 10), (20, 40), (30, 30))), Budget(recall=0.4)).judgements
     assert judgement.of_class is not None

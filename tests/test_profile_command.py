@@ -17,6 +17,7 @@ from edgevit.errors import RecipeError, TargetError
 from edgevit.graphs.files import onnx_file
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput
+from edgevit.report.plots import throughput
 from edgevit.report.text import scenario_facts, throughput_rows
 from edgevit.stages.profile import run
 from tests.small_models import checkpoint, float_onnx, workbench
@@ -151,10 +152,15 @@ RECORD = LatencyRecord(3.0, 2.9, 3.1, 700, "compute", "measured", (), "onnxrunti
     ("low", "high", "words"), [(0.0, 0.009, ": kept;"), (0.02, 0.05, ": NOT kept;"), (0.0, 0.02, "not told whether")]
 )
 def test_a_rate_is_kept_or_not_or_not_told(low: float, high: float, words: str) -> None:
-    stream = replace(STREAM, late_low=low, late_high=high, invalid=("the machine was hot",))
-    facts = list(scenario_facts(replace(RECORD, fixed_rate=stream)))
-    assert facts[0] == ("Fixed rate", "INVALID: the machine was hot")
-    assert words in dict(facts[1:])["Fixed rate"]
+    stream = replace(STREAM, late_low=low, late_high=high, warnings=("coarse clock",))
+    facts = dict(scenario_facts(replace(RECORD, fixed_rate=stream)))
+    assert words in facts["Fixed rate"]
+    assert facts["Fixed rate is doubtful"] == "coarse clock"
+    hot = replace(stream, invalid=("the machine was hot",))
+    assert hot.is_kept is None
+    invalid = list(scenario_facts(replace(RECORD, fixed_rate=hot)))
+    assert invalid[0] == ("Fixed rate", "INVALID: the machine was hot")
+    assert "not judged, since it is invalid" in dict(invalid[1:])["Fixed rate"]
 
 
 def test_a_result_by_mlperfs_rules_is_never_called_official() -> None:
@@ -167,9 +173,13 @@ def test_a_result_by_mlperfs_rules_is_never_called_official() -> None:
 def test_an_invalid_batch_size_is_marked_in_its_row() -> None:
     batches = [
         Throughput(1, 250.0, None, None, 4.0, 100, "measured"),
-        Throughput(8, 1234.5, 1200.0, 1270.0, 6.5, 100, "measured", invalid=("hot",)),
+        Throughput(8, 1234.5, 1200.0, 1270.0, 6.5, 100, "measured", invalid=("hot",), warnings=("few runs",)),
     ]
     assert throughput_rows(batches) == [
         ("1", "250.0", "–", "4.00 ms"),
-        ("8", "1,234", "1,200 to 1,270", "6.50 ms invalid"),
+        ("8", "1,234 invalid", "1,200 to 1,270", "6.50 ms invalid"),
     ]
+    facts = list(scenario_facts(replace(RECORD, offline=tuple(batches))))
+    assert facts == [("Batch 8 is invalid", "hot"), ("Batch 8 is doubtful", "few runs")]
+    assert "invalid" in throughput(batches)
+    assert "invalid" not in throughput(batches[:1])

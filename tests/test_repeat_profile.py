@@ -120,9 +120,26 @@ def test_a_receipt_with_impossible_values_is_refused(receipt: dict[str, Any], tm
         (tmp_path / "receipt.json").write_text(json.dumps(bad))
         with pytest.raises(ArtifactError, match="no receipt of a latency"):
             Receipt.read(tmp_path / "receipt.json")
+    for change in (
+        {"p50": "0.05"}, {"p50_low": "0.05"}, {"p50_low": 1e9}, {"invalid": [1]}, {"starts": "x"}, {"label": 3},
+    ):  # fmt: skip
+        bad = {**receipt, "latency_ms": {**receipt["latency_ms"], **change}}
+        (tmp_path / "receipt.json").write_text(json.dumps(bad))
+        with pytest.raises(ArtifactError, match="no receipt of a latency") as refused:
+            Receipt.read(tmp_path / "receipt.json")
+        assert next(iter(change)) in str(refused.value.got) or "p50 is outside" in str(refused.value.got)
+    for further in ({"runtime": None}, {"conditions": {**receipt["conditions"], "versions": ["a"]}}):
+        (tmp_path / "receipt.json").write_text(json.dumps({**receipt, **further}))
+        with pytest.raises(ArtifactError, match="no receipt of a latency"):
+            Receipt.read(tmp_path / "receipt.json")
     endless = Receipt(LatencyRecord.of_metrics(receipt), {**receipt["conditions"], "duration_s": 1e12})
     with pytest.raises(RecipeError, match="should be"):
         endless.config()
+
+
+def test_a_receipt_of_an_older_release_is_read(receipt: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text(json.dumps({k: v for k, v in receipt.items() if k != "precision"}))
+    assert Receipt.read(tmp_path / "receipt.json").config().runtime == "onnxruntime"
 
 
 def test_the_plan_of_a_receipt_is_not_changed_by_options(model: Path, receipt: dict[str, Any], tmp_path: Path) -> None:

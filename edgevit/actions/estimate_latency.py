@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from edgevit.checking.check import graph_of
 from edgevit.checking.shapes import for_batch_of
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.errors import RecipeError
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.graph import Graph
+from edgevit.graphs.precision import onnx_precision
 from edgevit.graphs.tensors import inputs_of
 from edgevit.latency_model.boards import board_rates, name_in_mode
-from edgevit.latency_model.calibration import Calibration, calibration_of
+from edgevit.latency_model.calibration import CalibratedForm, Precision, calibration_of
 from edgevit.latency_model.estimate import Estimate, estimate_of, full_precision
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.own_target import estimate_on_target
 from edgevit.targets.boards.table import BOARD_NAMES
+from edgevit.targets.local import LocalCpu
 from edgevit.targets.named import targets_by_name
 
 
@@ -42,8 +46,8 @@ def estimated_latency(
 
     Args:
         board: a board of the table, or a target that was calibrated, which wins.
-        precision: float32, float16 or int8. By default that of the file's Q/DQ pairs; without any, float16 on a board,
-            and float32 on a calibrated target.
+        precision: float32, float16 or int8. On a board by default that of the file's Q/DQ pairs, and float16 without
+            any. On a calibrated target, it is that of the file.
         tensorrt, power_mode: of a board.
         runtime, threads: of a calibrated target; by default those of its last calibration.
         folder: the project's folder, whose calibrations count; by default the current folder.
@@ -74,48 +78,69 @@ def estimated_latency(
         raise RecipeError(what, where=where, got=batch_size, expected=fixed, next=next_step)
     graph = graph_of(for_batch_of(model, 1), file)
     plan = kernels_of(graph, fixed or 1)
-    asked = _precision(graph, precision, default_precision(calibration), place("precision"))
     size = batch_size or fixed or 1
     if calibration is not None:
-        if asked == "int8" and graph.quantized_precision is None:
-            what = "the file has no Q/DQ pairs, which say what runs in INT8"
-            raise RecipeError(what, where=place("precision"), got=asked, next="give the file that `quantize` wrote")
+        own = _checked_own_precision(graph, precision, place("precision"))
         return estimate_on_target(
-            plan, calibration, asked, batch_size=size, runtime=runtime, threads=threads, where=file
+            plan,
+            calibration,
+            own,
+            batch_size=size,
+            runtime=runtime,
+            threads=threads,
+            now=LocalCpu().describe if board == LOCAL_CPU else None,
+            where=file,
         )
+    asked = _precision(graph, precision, place("precision"))
     return estimate_of(
         plan, board, asked, batch_size=size, power_mode=power_mode, tensorrt=tensorrt, where=file, place=place
     )
 
 
-def check_board(board: str, folder: Path | None, where: str) -> None:
-    """Refuse a name that is neither a board of the table nor a calibrated target.
+def check_board(board: str, folder: Path | None, where: str, runtime: str, threads: int) -> CalibratedForm | None:
+    """The form of a calibrated target by which float32 files are predicted; None of a board of the table.
+
+    Args:
+        runtime, threads: of the form.
 
     Raises:
         RecipeError: there is no such board, or the target is not calibrated.
-        TargetError: no figures of the board are verified.
+        TargetError: no figures of the board are verified, or the target is not calibrated in this form.
     """
-    if calibration_of(board, folder) is None:
-        _check_is_no_target(board, folder, where)
-        board_rates(board, where)
-
-
-def default_precision(calibration: Calibration | None) -> str:
-    """Of a file without Q/DQ pairs: float32 on a calibrated target, and float16 on a board."""
-    return "float16" if calibration is None else "float32"
+    calibration = calibration_of(board, folder)
+    if calibration is not None:
+        return calibration.form("float32", runtime, threads)
+    _check_is_no_target(board, folder, where)
+    board_rates(board, where)
+    return None
 
 
 def _check_is_no_target(board: str, folder: Path | None, where: str) -> None:
     """Raise RecipeError if the name is that of a target, which is not calibrated."""
+    if board == LOCAL_GPU:
+        what, next_step = "no latency is predicted for this machine's GPU", f"edgevit profile --target {LOCAL_GPU}"
+        raise RecipeError(what, where=where, got=board, next=next_step)
     if board not in BOARD_NAMES and board in targets_by_name(folder):
         next_step = f"edgevit devices calibrate {board}"
         raise RecipeError("the target is not calibrated", where=where, got=board, next=next_step)
 
 
-def _precision(graph: Graph, asked: str | None, default: str, where: str) -> str:
-    """The precision to predict. Raises RecipeError if the file's Q/DQ pairs say otherwise."""
+def _checked_own_precision(graph: Graph, asked: str | None, where: str) -> str:
+    """The precision of the file. Raises RecipeError if another one is asked for."""
+    own, known = onnx_precision(graph.model), get_args(Precision)
+    if asked is not None and full_precision(asked) not in known:
+        what = "no latency is predicted in this precision on a calibrated target"
+        raise RecipeError(what, where=where, got=asked, expected=", ".join(known))
+    if asked is not None and full_precision(asked) != own:
+        next_step = "leave it out, or give a file in this precision"
+        raise RecipeError("the file is in another precision", where=where, got=asked, expected=own, next=next_step)
+    return own
+
+
+def _precision(graph: Graph, asked: str | None, where: str) -> str:
+    """The precision to predict on a board. Raises RecipeError if the file's Q/DQ pairs say otherwise."""
     own = graph.quantized_precision
     if own is not None and asked is not None and full_precision(asked) != own:
         what = "the file's Q/DQ pairs ask for another precision"
         raise RecipeError(what, where=where, got=asked, expected=own, next="give the float file")
-    return asked or own or default
+    return asked or own or "float16"

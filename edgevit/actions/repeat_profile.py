@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgevit.actions.single_stage import SingleStages, record_from_options
 from edgevit.artifacts import MANIFEST, Artifact, Json
@@ -33,6 +35,49 @@ MACHINE = {
 }
 
 
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Checked(BaseModel):
+    """What is read of a file that may hold anything. Further entries are not looked at."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _P50(_Checked):
+    p50: _Milliseconds
+    p50_low: _Milliseconds
+    p50_high: _Milliseconds
+    n: int
+    starts: int | None = None
+    boundary: str
+    label: Literal["measured", "replayed"]
+    warnings: list[str]
+    invalid: list[str] = []
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _P50:
+        if not self.p50_low <= self.p50 <= self.p50_high:
+            raise ValueError("p50 is outside its interval")
+        return self
+
+
+class _Conditions(_Checked):
+    versions: dict[str, str | None] = {}
+
+
+class _Told(_Checked):
+    """The part of a receipt that a repetition rests on."""
+
+    latency_ms: _P50
+    runtime: str
+    target: str
+    threads: int | None = None
+    batch_size: int | None = None
+    precision: str | None = None
+    conditions: _Conditions
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A latency with the conditions that repeat it."""
@@ -54,14 +99,12 @@ class Receipt:
                 return cls.of_artifact(artifact)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            receipt = cls(LatencyRecord.of_metrics(content), dict(content["conditions"]))
-            p50 = receipt.latency.percentiles[50]
-            if not all(0 < float(bound) < math.inf for bound in p50[:3]):  # type: ignore[arg-type]
-                raise ValueError("p50 is no time")
+            _Told.model_validate(content)
+            return cls(LatencyRecord.of_metrics(content), content["conditions"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             expected = "what `edgevit profile --json` printed for one target, or the folder of a stage profile"
-            raise ArtifactError("this is no receipt of a latency", where=path, got=error, expected=expected) from None
-        return receipt
+            got = _first_of(error) if isinstance(error, ValidationError) else error
+            raise ArtifactError("this is no receipt of a latency", where=path, got=got, expected=expected) from None
 
     def config(self) -> Profile:
         """The stage that measures again. Raises RecipeError if the receipt holds what no profile has."""
@@ -75,9 +118,9 @@ class Receipt:
         told.setdefault("starts", 1)  # of a release that did not record them
         fields = {name: told[name] for name in PLAN if told.get(name) is not None}
         if self.latency.runtime not in ("onnxruntime", "openvino"):
-            del fields["runtime"]
+            fields.pop("runtime", None)
         if self.latency.runtime != "torch":
-            del fields["precision"]  # a file has its own
+            fields.pop("precision", None)  # a file has its own
         return record_from_options(Profile, {"stage": "profile", "id": "latency", "model": "model", **fields})
 
 
@@ -161,6 +204,12 @@ def repeat_profile(stages: SingleStages, model: Artifact, receipt: Receipt, retr
 def receipt_json(latency: Artifact) -> Json:
     """The metrics of a latency with its conditions."""
     return {**latency.metrics, "conditions": Receipt.of_artifact(latency).conditions}
+
+
+def _first_of(error: ValidationError) -> str:
+    """The first entry that does not fit, and why."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def _log_half(latency: LatencyRecord) -> float:

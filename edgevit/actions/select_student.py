@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevit import pipeline
-from edgevit.actions.estimate_latency import check_board, default_precision, estimated_latency
+from edgevit.actions.estimate_latency import check_board, estimated_latency
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -35,13 +35,14 @@ from edgevit.actions.short_trainings import (
 from edgevit.actions.student_choice import ChosenStudent, students_within, timer
 from edgevit.artifacts import IOSpec, Json
 from edgevit.configs import OPSET
+from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
 from edgevit.context import Context
 from edgevit.errors import DataError, RecipeError
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
-from edgevit.latency_model.calibration import calibration_of
+from edgevit.latency_model.estimate import Estimate
 from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
@@ -56,6 +57,8 @@ from edgevit.selection.winner import (
     winner_of,
 )
 
+SHIPPED_IN, SHIPPED_THREADS = ONNXRUNTIME.name, 1  # on a CPU, as `init` deploys
+PREDICTED = ", predicted"  # after the form of a timing
 FLOAT_BYTES = {"float16": 2, "float32": 4}
 HELD_BACK = 0.4  # of few labels, to compare students by: two of five
 
@@ -190,8 +193,8 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
 def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candidate], Timing]:
     """Predicts the latency of candidates on a board that is not at hand; says a line about each.
 
-    It is that in float16 on a board of the table, and in float32 on a calibrated target. The interval is that of 90%.
-    The size is that of the weights.
+    It is that in float16 on a board of the table, and on a calibrated target in float32, in the runtime and with the
+    threads with which `init` deploys. The interval is that of 90%. The size is that of the weights.
     """
     known: dict[Candidate, Timing] = {}
 
@@ -199,8 +202,7 @@ def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candi
         if candidate not in known:
             known[candidate] = _predicted(candidate, num_classes, board, context.folder)
             timing = known[candidate]
-            interval = f"90% interval {timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g}"
-            context.progress.say(f"    predicted {timing.p50_ms:.3g} ms ({interval}): {candidate}")
+            context.progress.say(f"    predicted {timing.p50_ms:.3g} ms ({_interval(timing)}): {candidate}")
         return known[candidate]
 
     return predict
@@ -246,7 +248,7 @@ def _check_target(options: InitOptions, board: str | None) -> None:
         what = "a board is predicted, and a target is measured"
         raise RecipeError(what, got=f"--board {board} and --target {options.target}", next="give one of them")
     if board is not None:
-        check_board(board, options.out.absolute().parent, where="--board")
+        check_board(board, options.out.absolute().parent, "--board", SHIPPED_IN, SHIPPED_THREADS)
 
 
 def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[Candidate, Timing]:
@@ -262,8 +264,9 @@ def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     else:
         time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
-        precision = default_precision(calibration_of(trials.board, context.folder))
-        say(f"students, predicted for {trials.board} in {precision} and not measured:")
+        form = check_board(trials.board, context.folder, "--board", SHIPPED_IN, SHIPPED_THREADS)
+        on = "float16" if form is None else f"float32, {_on_cpu(form.runtime, form.threads)},"
+        say(f"students, predicted for {trials.board} in {on} and not measured:")
     return students_within(found.sources, time, options.latency_ms, options.size_mib, trials.students, where)
 
 
@@ -349,9 +352,18 @@ def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, 
     timing = student.timing
     latency = f"{timing.p50_ms:.3g} ms untrained ({timing.form}) on {options.target}"
     if trials.board is not None:
-        interval = f"{timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g} ms"
-        latency = f"predicted {timing.p50_ms:.3g} ms (90% interval {interval}) on {trials.board}, not measured"
+        form = timing.form.removesuffix(PREDICTED)
+        latency = f"predicted {timing.p50_ms:.3g} ms ({form}, {_interval(timing)} ms) on {trials.board}, not measured"
     return f"The student: {student.candidate}, {how}. {latency}; the budget is {options.latency_ms:g} ms."
+
+
+def _interval(timing: Timing) -> str:
+    nominal = "nominal " if timing.is_nominal else ""
+    return f"{nominal}90% interval {timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g}"
+
+
+def _on_cpu(runtime: str, threads: int) -> str:
+    return f"{RUNTIMES[runtime].title}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _epochs(count: int) -> str:
@@ -364,14 +376,22 @@ def _predicted(candidate: Candidate, num_classes: int, board: str, folder: Path 
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / "model.onnx"
         onnx_from_module(built.module, spec, OPSET, dynamic_batch=True).write(file)
-        estimate = estimated_latency(file, board, folder=folder)
+        estimate = _estimated(file, board, folder)
     cost = cost_of(built.module, built.preprocess)
+    on_cpu = [] if estimate.threads is None else [_on_cpu(estimate.runtime, estimate.threads)]
     return Timing(
         macs=cost["macs"],
         params=cost["params"],
         size_bytes=FLOAT_BYTES[estimate.precision] * cost["params"],
-        form=f"{estimate.precision}, predicted",
+        form=", ".join([estimate.precision, *on_cpu]) + PREDICTED,
         p50_ms=estimate.latency_ms,
         p50_low_ms=estimate.low_90_ms,
         p50_high_ms=estimate.high_90_ms,
+        is_nominal=not estimate.is_coverage_known,
     )
+
+
+def _estimated(file: Path, board: str, folder: Path | None) -> Estimate:
+    if check_board(board, folder, "--board", SHIPPED_IN, SHIPPED_THREADS) is None:
+        return estimated_latency(file, board, folder=folder)
+    return estimated_latency(file, board, runtime=SHIPPED_IN, threads=SHIPPED_THREADS, folder=folder)

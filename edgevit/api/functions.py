@@ -423,8 +423,8 @@ def estimate(
 
     Args:
         board: such as "orin-nano-8gb"; or a target that `edgevit devices calibrate` has fitted.
-        precision: "float32", "float16" or "int8"; by default that of the file's Q/DQ pairs; without any, float16 on a
-            board, and float32 on a calibrated target.
+        precision: "float32", "float16" or "int8"; on a board by default that of the file's Q/DQ pairs, and float16
+            without any. On a calibrated target, it is that of the file.
         tensorrt: version of TensorRT, such as "10.3", to check against the board.
         power_mode: such as "MAXN_SUPER"; the board's fastest ordinary mode by default.
         runtime, threads: of a calibrated target; by default those of its last calibration.

@@ -215,7 +215,7 @@ def _library(prefix: str) -> Path:
             expected=f"a file {prefix}*",
             next=REINSTALL_COMMAND,
         )
-    return library
+    return library.resolve()  # the plugin links shorter names beside it when it is loaded
 
 
 def _library_version() -> str:

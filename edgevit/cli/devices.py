@@ -185,17 +185,26 @@ def calibrate(
 
     Example: edgevit devices calibrate pi
     """
-    from edgevit.actions.calibrate_device import calibrated_forms, checked_precisions, forms_of_receipts, spread_models
+    from edgevit.actions.calibrate_device import (
+        calibrated_forms,
+        checked_precisions,
+        checked_runtime,
+        forms_of_receipts,
+        spread_models,
+    )
     from edgevit.cli.output import terminal_context
     from edgevit.latency_model.calibration import Calibration, calibration_file, calibration_of, write_calibration
 
-    file, earlier = calibration_file(name), calibration_of(name) or Calibration(target=name)
+    file = calibration_file(name)
+    earlier = calibration_of(name) or Calibration(target=name)
     if receipts is None:
+        opens = checked_runtime(runtime, "--runtime")
         precisions = checked_precisions(separated(precision), "--precision")
-        forms = calibrated_forms(name, runtime, threads, precisions, spread_models(models), terminal_context())
+        forms = calibrated_forms(name, opens, threads, precisions, spread_models(models), terminal_context(), earlier)
     else:
-        forms = forms_of_receipts(name, receipts)
-    calibration = earlier.with_forms(forms)
+        forms = forms_of_receipts(receipts, earlier, say_note)
+    # Another process may have calibrated another form meanwhile.
+    calibration = (calibration_of(name) or earlier).with_forms(forms)
     write_calibration(calibration, file)
     if as_json:
         print_json(calibration.model_dump(mode="json"))
@@ -269,7 +278,7 @@ def _print_fit(form: CalibratedForm) -> None:
     factor = form.factor(0.9)
     say(
         f"left out: predicted by a fit to the other models. Median error {form.median_error:.1%}, largest "
-        f"{form.largest_error:.0%}. The 90% interval is a factor of {factor:.2f} on both sides"
+        f"{form.largest_error:.1%}. The 90% interval is a factor of {factor:.2f} on both sides"
     )
     echo("")
 

@@ -225,8 +225,8 @@ def profile(
 ) -> None:
     """Measure the latency of a model, and its energy where the machine tells its power.
 
-    The measurement begins when the runs are steady. If other programs, heat or clocks disturb it, it is repeated for
-    --retry seconds. If it stays disturbed, the latency is INVALID.
+    The measurement begins when the runs are steady; trtexec warms up for a fixed time. If other programs, heat or
+    clocks disturb it, it is repeated for --retry seconds. If it stays disturbed, the latency is INVALID.
 
     The model is started --starts times: the 95% intervals hold what varies from start to start.
 

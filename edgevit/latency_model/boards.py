@@ -48,13 +48,14 @@ def board_rates(name: str, where: object = None) -> BoardRates:
 def peaks_of_machine(machine: TargetInfo) -> Peaks | None:
     """The nominal peaks of a board, with the launch time that was fitted; None if its clocks are not known.
 
-    The power mode is that of the machine; if it tells none, the board's fastest ordinary mode.
+    The power mode is that of the machine; if it tells none, the board's fastest ordinary mode is assumed.
     """
     known = board_of([str(machine.hardware.get("module"))])
     if known is None:
         return None
     try:
-        name = name_in_mode(known[1].name, machine.hardware.get("power_mode"))
+        told = machine.hardware.get("power_mode")
+        name = name_in_mode(known[1].name, told)
         rates = board_rates(name)
     except (RecipeError, TargetError):
         return None
@@ -64,7 +65,8 @@ def peaks_of_machine(machine: TargetInfo) -> Peaks | None:
         gflops={precision: 1e3 * peak for precision, peak in teraflops.items() if peak is not None},
         bandwidth_gb_s=rates.bandwidth_gb_s,
         launch_ms=thousand_cycles / rates.gpu_mhz,
-        nominal_of=f"{known[1].name} in {power_mode_of(name)}",
+        nominal_of=f"{known[1].name} in {power_mode_of(name)}"
+        + (", its mode when the engine was built," if told else ", which is assumed, for no mode is told,"),
     )
 
 

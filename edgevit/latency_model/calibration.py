@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from edgevit.configs.targets import LOCAL_TARGETS, check_target_name
+from edgevit.configs.runtimes import FileRuntime
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, TargetError, shortened
 from edgevit.frozen import Frozen
@@ -26,13 +27,18 @@ from edgevit.latency_model.unit_costs import (
     left_out_ms,
 )
 from edgevit.model_file import TargetInfo
-from edgevit.targets.named import named_target, project_file, user_file
+from edgevit.targets.named import named_target, targets_by_name, user_file
 
 FOLDER = "calibrations"
 FEWEST_MODELS = 8
 LARGEST_BYTES = 2**20
 
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
+Precision = Literal["float32", "float16", "int8"]
+Threads = Annotated[int, Field(ge=1)]
+
+
+FormKey = tuple[FileRuntime, Precision, int]
 
 
 class CalibrationModel(Frozen):
@@ -59,15 +65,15 @@ class CalibratedForm(Frozen):
         costs_ns: of each unit.
     """
 
-    runtime: str
-    precision: str
-    threads: int
+    runtime: FileRuntime
+    precision: Precision
+    threads: Threads
     info: TargetInfo
     costs_ns: dict[str, Positive]
     models: tuple[CalibrationModel, ...] = Field(min_length=FEWEST_MODELS)
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> FormKey:
         """What a calibration holds one form of."""
         return self.runtime, self.precision, self.threads
 
@@ -108,8 +114,17 @@ class Calibration(Frozen):
             f"the target '{self.target}' is not calibrated for this",
             got=", ".join(got),
             expected="; ".join(known),
-            next=f"edgevit devices calibrate {self.target}",
+            next=f"edgevit devices calibrate {self.target}" + _options(precision, runtime, threads),
         )
+
+    def floats_beside(self, runtime: str, threads: int, info: TargetInfo) -> list[MeasuredUnits]:
+        """The models in float32 with this runtime and number of threads, on the machine as it is by `info`."""
+        return [
+            MeasuredUnits(model.name, np.array(model.units), model.p50_ms)
+            for form in self.forms
+            if form.key == (runtime, "float32", threads) and form.info == info
+            for model in form.models
+        ]
 
     def with_forms(self, forms: Sequence[CalibratedForm]) -> Calibration:
         """The calibration with these forms, each in place of an earlier one of its key."""
@@ -118,7 +133,7 @@ class Calibration(Frozen):
 
 
 def fitted_form(
-    key: tuple[str, str, int],
+    key: FormKey,
     info: TargetInfo,
     models: Sequence[MeasuredUnits],
     floats: Sequence[MeasuredUnits] | None = None,
@@ -135,8 +150,8 @@ def fitted_form(
     runtime, precision, threads = key
     if len(models) < FEWEST_MODELS:
         what = "too few models were measured to fit a prediction"
-        got, expected = f"{len(models)} in {precision}", f"at least {FEWEST_MODELS}"
-        raise TargetError(what, where=info.name, got=got, expected=expected)
+        got = f"{len(models)} in {precision} in {runtime} with threads: {threads}"
+        raise TargetError(what, where=info.name, got=got, expected=f"at least {FEWEST_MODELS}")
     rows = [
         CalibrationModel(name=model.name, units=model.units.tolist(), p50_ms=model.p50_ms, left_out_ms=other)
         for model, other in zip(models, left_out_ms(models, floats), strict=True)
@@ -148,33 +163,35 @@ def fitted_form(
 
 
 def calibration_of(target: str, folder: Path | None = None) -> Calibration | None:
-    """The calibration of a target; None if there is none. The project's wins over the user's.
+    """The calibration of a target; None if there is none, or no such target.
+
+    It is of the machine that the name means here: it lies beside the targets.yaml that names the target.
 
     Args:
-        folder: the project's folder; by default the current folder.
+        folder: the project's folder, whose targets count; by default the current folder.
 
     Raises:
         ArtifactError: the file is no calibration.
+        RecipeError: a file is no valid targets.yaml.
     """
-    try:
-        check_target_name(target)
-    except ValueError:
+    if target == LOCAL_GPU or target not in targets_by_name(folder):
         return None
-    files = [_beside(file, target) for file in (project_file(folder), user_file()) if file is not None]
-    return next((_read(file, target) for file in files if file.is_file()), None)
+    file = _file(target, folder)
+    return _read(file, target) if file is not None and file.is_file() else None
 
 
 def calibration_file(target: str, folder: Path | None = None) -> Path:
     """The file for the calibration of a target: beside the targets.yaml that names it, or the user's.
 
     Raises:
-        TargetError: there is no such target, or the user has no home folder.
+        TargetError: there is no such target, it is a GPU, or the user has no home folder.
     """
-    file = None if target in LOCAL_TARGETS else named_target(target, folder).file
-    file = file or user_file()
+    if target == LOCAL_GPU:
+        raise TargetError("the unit costs of a calibration are those of a CPU", got=target, expected=LOCAL_CPU)
+    file = _file(target, folder)
     if file is None:
         raise TargetError("you have no home folder here, so a calibration cannot be kept", next="set XDG_CONFIG_HOME")
-    return _beside(file, target)
+    return file
 
 
 def write_calibration(calibration: Calibration, file: Path) -> None:
@@ -187,6 +204,23 @@ def write_calibration(calibration: Calibration, file: Path) -> None:
 def remove_calibration(target: str, targets: Path) -> None:
     """Remove the calibration of a target that was removed from a targets.yaml, if there is one."""
     _beside(targets, target).unlink(missing_ok=True)
+
+
+def _file(target: str, folder: Path | None) -> Path | None:
+    """Where the calibration of a target lies; None of a built-in target without a home folder."""
+    file = None if target in LOCAL_TARGETS else named_target(target, folder).file
+    file = file or user_file()
+    return _beside(file, target) if file is not None else None
+
+
+def _options(precision: str, runtime: str | None, threads: int | None) -> str:
+    """The options of the command that calibrates a form."""
+    if precision not in get_args(Precision):
+        return ""
+    given = {"--runtime": runtime, "--threads": threads, "--precision": precision}
+    if precision == "float16":  # which the models of the catalogue are not exported in
+        given = {"--receipts": "FOLDER"}
+    return "".join(f" {option} {value}" for option, value in given.items() if value is not None)
 
 
 def _beside(targets: Path, target: str) -> Path:

@@ -21,7 +21,8 @@ from edgevit.latency_model.kernels import KernelPlan
 
 Floats = NDArray[np.float64]
 Part = Literal["compute", "memory", "launches"]
-FLOAT_BYTES, INT8_BYTES = 4, 1
+INT8_BYTES = 1
+FLOAT_BYTES = {"float16": 2}  # 4 in all other precisions
 
 # Usual cost of a unit in ns on a core of a fast CPU in float32, in round numbers. The fit moves all of them together to
 # the speed of the machine, and then each.
@@ -49,6 +50,8 @@ USUAL_NS: Mapping[str, tuple[float, Part]] = {
     "node": (1000.0, "launches"),
 }
 UNITS = tuple(USUAL_NS)
+PRODUCTS = ("spatial_conv", "pointwise_conv", "grouped_conv", "depthwise_conv", "product", "attention")
+MULTIPLIED = {*PRODUCTS, *(f"int8_{product}" for product in PRODUCTS)}
 NOISE = 0.1  # usual log error of a prediction
 MACHINE_SPREAD = 2.0  # usual log ratio of a machine's speed to the fast CPU's
 COST_SPREAD = 1.0  # usual log ratio of a cost to its usual value, at the machine's speed
@@ -70,16 +73,24 @@ class MeasuredUnits:
     p50_ms: float
 
     @property
-    def root(self) -> str:
-        """The name up to its first dot, which a model has in every precision: deit of deit.int8."""
-        return self.name.partition(".")[0]
+    def macs(self) -> float:
+        """Multiply-accumulates, which a model has in every precision."""
+        return float(sum(count for unit, count in zip(UNITS, self.units, strict=True) if unit in MULTIPLIED))
+
+    def is_form_of(self, other: MeasuredUnits) -> bool:
+        """Whether both may be forms of one model, in two precisions."""
+        return math.isclose(self.macs, other.macs, rel_tol=1e-6)
 
 
-def units_of(plan: KernelPlan, batch_size: int = 1) -> Floats:
-    """The number of units of a graph in a batch, in the order of UNITS; shape (units,)."""
-    counts = dict.fromkeys(UNITS, 0.0)
+def units_of(plan: KernelPlan, batch_size: int = 1, precision: str = "float32") -> Floats:
+    """The number of units of a graph in a batch, in the order of UNITS; shape (units,).
+
+    Args:
+        precision: of the file, which decides the bytes of what is not quantized.
+    """
+    counts, float_bytes = dict.fromkeys(UNITS, 0.0), FLOAT_BYTES.get(precision, 4)
     for kernel in plan.kernels:
-        width = INT8_BYTES if kernel.is_int8 else FLOAT_BYTES
+        width = INT8_BYTES if kernel.is_int8 else float_bytes
         if kernel.kind != "memory":
             in_int8 = f"int8_{kernel.kind}"
             counts[in_int8 if kernel.is_int8 and in_int8 in counts else kernel.kind] += kernel.macs * batch_size
@@ -101,8 +112,7 @@ def fitted_costs(models: Sequence[MeasuredUnits]) -> dict[str, float]:
     cost from their usual values.
     """
     usual = np.log([cost for cost, _ in USUAL_NS.values()])
-    spreads = np.array([MACHINE_SPREAD, *[COST_SPREAD] * len(UNITS)])
-    speed, *own = _solved(models, usual, spreads)
+    speed, *own = _solved(models, usual, _spreads(is_int8=False))
     return dict(zip(UNITS, map(float, np.exp(usual + speed + own)), strict=True))
 
 
@@ -117,10 +127,39 @@ def fitted_int8_costs(models: Sequence[MeasuredUnits], floats: Sequence[Measured
     """
     costs = fitted_costs(floats) if floats else {unit: cost for unit, (cost, _) in USUAL_NS.items()}
     usual = np.log(list(costs.values()))
-    own_spreads = [COST_SPREAD if unit in ONLY_IN_INT8 else INT8_SPREAD for unit in UNITS]
-    spreads = np.array([NOISE if floats else MACHINE_SPREAD, *own_spreads])
+    spreads = _spreads(is_int8=True)
+    spreads[0] = NOISE if floats else MACHINE_SPREAD
     speed, *own = _solved(models, usual, spreads)
     return dict(zip(UNITS, map(float, np.exp(usual + speed + own)), strict=True))
+
+
+def cost_errors(units: Sequence[Floats], costs_ns: Mapping[str, float], *, is_int8: bool, new: Floats) -> list[float]:
+    """The usual log error of predictions by what a fit does not know of the costs: of left-out models, and of `new`.
+
+    It is that of the fit's normal approximation: the log costs have a covariance, and the error of a sum of costs is by
+    the share of each in it. What a model tells of a cost is by the share of this cost in its time.
+
+    Args:
+        units: of each measured model.
+        new: of a graph that was not measured.
+
+    Returns:
+        The error of each measured model by a fit to the others, then that of `new` by the fit to all.
+    """
+    costs = np.array([costs_ns[unit] for unit in UNITS])
+    times = np.array([*units, new]) * costs
+    shares = np.insert(times / times.sum(axis=1, keepdims=True), 0, 1.0, axis=1)  # the machine's speed is in all of it
+    precisions = shares[:, :, None] * shares[:, None, :] / NOISE**2
+    prior = np.diag(_spreads(is_int8=is_int8) ** -2.0)
+    known = prior + precisions[:-1].sum(axis=0)
+    seen = [known - own for own in precisions[:-1]] + [known]
+    return [math.sqrt(share @ np.linalg.solve(without, share)) for share, without in zip(shares, seen, strict=True)]
+
+
+def _spreads(*, is_int8: bool) -> Floats:
+    """The usual log ratios of the machine's speed and of each cost to their usual values; shape (1 + units,)."""
+    own = [INT8_SPREAD if is_int8 and unit not in ONLY_IN_INT8 else COST_SPREAD for unit in UNITS]
+    return np.array([MACHINE_SPREAD, *own])
 
 
 def _solved(models: Sequence[MeasuredUnits], usual: Floats, spreads: Floats) -> Floats:
@@ -160,7 +199,7 @@ def left_out_ms(models: Sequence[MeasuredUnits], floats: Sequence[MeasuredUnits]
         if floats is None:
             costs = fitted_costs(others)
         else:
-            costs = fitted_int8_costs(others, [other for other in floats if other.root != model.root])
+            costs = fitted_int8_costs(others, [other for other in floats if not model.is_form_of(other)])
         predicted.append(predicted_ms(model.units, costs))
     return predicted
 

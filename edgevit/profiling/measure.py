@@ -67,7 +67,7 @@ class Measurement:
         parts_ms: the median time of each part of a run from a photo to a class; empty for the boundary `compute`.
         start: of the model in a process of its own; None where it was not measured.
         seconds: from the start of the first run to the end of the last one; by default, the sum of the latencies.
-        start_runs: the number of runs in each start; empty for a single start.
+        of_starts: the measurement of each start; empty for a single start.
     """
 
     samples_ms: Samples
@@ -81,12 +81,12 @@ class Measurement:
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     start: Start | None = None
     seconds: float | None = None
-    start_runs: tuple[int, ...] = ()
+    of_starts: tuple[Measurement, ...] = ()
 
     @property
     def by_start(self) -> list[Samples]:
         """The latencies of each start."""
-        return np.split(self.samples_ms, np.cumsum(self.start_runs)[:-1]) if self.start_runs else [self.samples_ms]
+        return [one.samples_ms for one in self.of_starts or (self,)]
 
     def percentile_ms(self, percent: float) -> float:
         return nearest_rank(self.samples_ms, percent)
@@ -119,12 +119,16 @@ class Measurement:
         from_telemetry = self.telemetry.invalid(self.processor) if self.telemetry else ()
         return (*self.disturbed, *from_telemetry)
 
+    @property
+    def span_s(self) -> float:
+        """`seconds`, or its default."""
+        return float(self.samples_ms.sum()) / 1e3 if self.seconds is None else self.seconds
+
     @cached_property
     def energy(self) -> EnergyRecord | NoEnergy:
         """The energy for an image, or why it was not measured."""
-        seconds = float(self.samples_ms.sum()) / 1e3 if self.seconds is None else self.seconds
-        images, invalid = self.plan.batch_size, self.invalid
-        return energy_of_runs(self.telemetry, self.processor, self.samples_ms, seconds, images, self.label, invalid)
+        starts = [(one.telemetry, one.samples_ms, one.span_s) for one in self.of_starts or (self,)]
+        return energy_of_runs(starts, self.processor, self.plan.batch_size, self.label, self.invalid)
 
     def summary(self) -> dict[str, Any]:
         """The numbers for a manifest; latencies in ms."""
@@ -250,10 +254,11 @@ def metered(
 def valid_measurement(
     take: Callable[[], Measurement], retry_s: float, say: Callable[[str], None], clock: Clock | None = None
 ) -> Measurement:
-    """A measurement that is taken again as long as it is invalid, until `retry_s` have passed since the first one.
+    """A measurement that is taken again as long as it or its energy is invalid, until `retry_s` have passed.
 
-    The reasons of the earlier takes are in the conditions, as `disturbed_takes`. The last take may be invalid. If a
-    later take fails, the one before it is kept.
+    The time counts from the end of the first take. The reasons of the earlier takes are in the conditions, as
+    `disturbed_takes`. The last take may be invalid. If a later take fails, the one before it is kept, and so is a valid
+    latency whose energy is invalid if the later one is invalid.
 
     Args:
         take: measures. Replayed times are not taken again: they would be the same.
@@ -261,17 +266,24 @@ def valid_measurement(
     """
     clock, measured, takes = clock or WallClock(), take(), list[tuple[str, ...]]()
     end_s = clock.now_s() + retry_s
-    while measured.invalid and measured.label == "measured" and clock.now_s() < end_s:
-        say(f"measured again, because the run was disturbed: {'; '.join(measured.invalid)}")
-        takes.append(measured.invalid)
+    while (reasons := _disturbances(measured)) and measured.label == "measured" and clock.now_s() < end_s:
+        say(f"measured again, because the run was disturbed: {'; '.join(reasons)}")
+        takes.append(reasons)
         try:
-            measured = take()
+            again = take()
         except EdgevitError as error:
             say(f"not measured again: {error.what}")
             break
+        measured = again if measured.invalid or not again.invalid else measured
     return replace(
         measured, conditions={**measured.conditions, "disturbed_takes": [list(reasons) for reasons in takes]}
     )
+
+
+def _disturbances(measured: Measurement) -> tuple[str, ...]:
+    """Why the latency is invalid, or else why the energy is."""
+    energy = measured.energy
+    return measured.invalid or (energy.invalid if isinstance(energy, EnergyRecord) else ())
 
 
 def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
@@ -281,15 +293,17 @@ def disturbed_runs(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
     """
     if not (samples_ms > 0).all():
         return ("a run took no time: the clock jumped back, or the run is shorter than the step of the clock",)
-    if plan.rate_hz:
-        return ()
+    return stood_still(samples_ms, plan) or (() if plan.rate_hz else drifted([samples_ms]))
+
+
+def stood_still(samples_ms: Samples, plan: MeasurePlan) -> tuple[str, ...]:
+    """A sentence, if one run lasted as long as all others together. Frames of a stream wait for such a run."""
     longest_ms, all_ms = float(samples_ms.max()), float(samples_ms.sum())
-    if len(samples_ms) >= FEWEST_IN_JUMP and longest_ms > max(all_ms / 2, JUMP_S * 1e3):
-        return (
-            f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock "
-            "jumped",
-        )
-    return drifted([samples_ms])
+    if plan.rate_hz or len(samples_ms) < FEWEST_IN_JUMP or longest_ms <= max(all_ms / 2, JUMP_S * 1e3):
+        return ()
+    return (
+        f"one run took {longest_ms / 1e3:.2g} s of {all_ms / 1e3:.2g} s: the machine stood still, or the clock jumped",
+    )
 
 
 def drifted(starts: Sequence[Samples]) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ class FrameStream:
     Attributes:
         rate_hz: frames that arrive in a second, of `batch_size` images each.
         frames: that have ended.
-        frames_per_s: that ended in a second.
-        late: share of the frames that were due and late, with its 95% interval from `late_low` to `late_high`.
+        frames_per_s: that ended in a second, from the first arrival to the end of the last frame or of its period.
+        late: share of the frames that ended or were due, with its 95% interval from `late_low` to `late_high`.
         p50_ms, p90_ms, p99_ms: from the arrival of a frame to its end.
         warnings, invalid: see `Measurement`.
     """
@@ -111,7 +111,12 @@ class FrameStream:
 
     @property
     def is_kept(self) -> bool | None:
-        """Whether at most `MOST_LATE` of the frames are late; None if the interval of their share holds `MOST_LATE`."""
+        """Whether at most `MOST_LATE` of the frames are late.
+
+        None if the interval of their share holds `MOST_LATE`, or the stream is invalid.
+        """
+        if self.invalid:
+            return None
         if self.late_high <= MOST_LATE:
             return True
         return False if self.late_low > MOST_LATE else None
@@ -119,8 +124,9 @@ class FrameStream:
     @classmethod
     def of(cls, measured: Measurement) -> FrameStream:
         rate_hz, samples_ms = measured.plan.rate_hz, measured.samples_ms
-        seconds = (len(samples_ms) - 1) / rate_hz + float(samples_ms[-1]) / 1e3
-        is_late = _late_frames(samples_ms, rate_hz, seconds)
+        last_end_s = (len(samples_ms) - 1) / rate_hz + float(samples_ms[-1]) / 1e3
+        seconds = max(len(samples_ms) / rate_hz, last_end_s)
+        is_late = _late_frames(samples_ms, rate_hz, last_end_s)
         interval = share_interval(is_late)
         return cls(
             rate_hz,
@@ -166,10 +172,10 @@ class LoadgenResult:
 
     @classmethod
     def of(cls, measured: Measurement) -> LoadgenResult:
-        queries, seconds = len(measured.samples_ms), float(measured.samples_ms.sum()) / 1e3
+        queries, seconds = len(measured.samples_ms), measured.span_s
         p90_ms = early_stopping_estimate(measured.samples_ms, LOADGEN_PERCENT)
         missed = {
-            f"the queries lasted {seconds:.3g} s, of {LOADGEN_DURATION_S:.0f} s": seconds < LOADGEN_DURATION_S,
+            f"the queries lasted {seconds:.4g} s, of {LOADGEN_DURATION_S:.0f} s": seconds < LOADGEN_DURATION_S,
             f"there were {queries} queries, of {LOADGEN_QUERIES}": queries < LOADGEN_QUERIES,
             f"a query had {measured.plan.batch_size} images, of 1": measured.plan.batch_size != 1,
             "the model was started several times": len(measured.by_start) > 1,
@@ -208,10 +214,7 @@ def _images_per_s(samples_ms: Samples, batch_size: int) -> float:
     return batch_size * len(samples_ms) / (float(samples_ms.sum()) / 1e3)
 
 
-def _late_frames(samples_ms: Samples, rate_hz: float, seconds: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Of each frame that was due: whether it was late. A frame that has not begun at the end of the stream was."""
-    due = max(math.floor(seconds * rate_hz), 1)
-    is_late = np.ones(due, dtype=bool)
-    ended = samples_ms[:due]
-    is_late[: len(ended)] = ended > 1e3 / rate_hz
-    return is_late
+def _late_frames(samples_ms: Samples, rate_hz: float, end_s: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Of each frame that ended, or was due when the stream ended: whether it was late."""
+    never_begun = max(math.floor(end_s * rate_hz) - len(samples_ms), 0)
+    return np.concatenate((samples_ms > 1e3 / rate_hz, np.ones(never_begun, dtype=bool)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgevit.errors import EdgevitError
 from edgevit.profiling.loop import MeasurePlan
-from edgevit.profiling.measure import Measurement, drifted
+from edgevit.profiling.measure import Measurement, drifted, stood_still
 from edgevit.profiling.telemetry import Load, Series, Telemetry, Window
 
 Take = Callable[[MeasurePlan], Measurement]
@@ -44,13 +45,12 @@ def measure_over_starts(take: Take, plan: MeasurePlan, starts: int) -> Measureme
 
 
 def plan_of_start(plan: MeasurePlan, starts: int, index: int) -> MeasurePlan:
-    """The plan of a start, counted from 0. The machine rests and is heated before the first one; the others
-    warm up for less."""
-    share = 1 if index == 0 else starts
+    """The plan of a start, counted from 0. The machine rests and is heated before the first one; the longest warm-up
+    of the others is shorter."""
+    share = 1 if index == 0 or plan.most_warmup_s == 0 else starts
     return replace(
         plan,
-        warmup_s=plan.warmup_s / share,
-        most_warmup_s=plan.most_warmup_s / share,
+        most_warmup_s=max(plan.most_warmup_s / share, plan.warmup_s) if share > 1 else plan.most_warmup_s,
         soak_s=plan.soak_s if index == 0 else 0.0,
         idle_s=plan.idle_s if index == 0 else 0.0,
         duration_s=plan.duration_s / starts,
@@ -68,18 +68,19 @@ def merged(taken: Sequence[Measurement], plan: MeasurePlan, broken: tuple[str, .
     telemetries = [one.telemetry for one in taken if one.telemetry]
     telemetry = joined(telemetries) if len(telemetries) == len(taken) else None
     spans = [one.seconds for one in taken if one.seconds is not None]
-    drift = drifted(by_start) if len(taken) > 1 else ()
+    samples_ms = np.concatenate(by_start)
+    of_all = (*stood_still(samples_ms, plan), *drifted(by_start)) if len(taken) > 1 else ()
     return replace(
         first,
-        samples_ms=np.concatenate(by_start),
+        samples_ms=samples_ms,
         plan=plan,
         conditions=_conditions(taken, plan, telemetry),
         doubts=_once(one.doubts for one in taken),
         telemetry=telemetry,
-        disturbed=_once([*(one.disturbed for one in taken), drift, broken]),
+        disturbed=tuple(dict.fromkeys((*_once(one.disturbed for one in taken), *of_all, *broken))),
         parts_ms={name: float(np.median([one.parts_ms[name] for one in taken])) for name in first.parts_ms},
         seconds=sum(spans) if len(spans) == len(taken) else None,
-        start_runs=tuple(map(len, by_start)) if len(taken) > 1 else (),
+        of_starts=tuple(taken) if len(taken) > 1 else (),
     )
 
 
@@ -138,8 +139,15 @@ def _summed(loads: Sequence[Load | None]) -> Load | None:
     return Load(*map(sum, zip(*known, strict=True))) if len(known) == len(loads) else None
 
 
-def _once(sentences: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(sentence for group in sentences for sentence in group))
+def _once(starts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The sentences of all starts. Of those that differ in their numbers alone, the first one."""
+    alike: dict[str, list[str]] = {}
+    for sentence in (sentence for start in starts for sentence in start):
+        alike.setdefault(re.sub(r"\d+([.,]\d+)*", "#", sentence), []).append(sentence)
+    return tuple(
+        same[0] if len(set(same)) == 1 else f"{same[0]} (the first of {len(same)} starts that say so)"
+        for same in alike.values()
+    )
 
 
 def _got(error: EdgevitError) -> str:

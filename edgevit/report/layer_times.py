@@ -35,7 +35,8 @@ def section(timed: TimedModel, name: str = "", *, is_folded: bool = False) -> Js
         "title": f"Times: {f'{name}, ' if name else ''}{headline(timed)}",
         "parts": part_rows(timed),
         "longest_part": max(timed.by_part.values(), default=0) or 1,
-        "notes": [f"{note[0].upper()}{note[1:]}." for note in sentences(timed)],
+        "invalid": timed.times.invalid,
+        "notes": [f"{note[0].upper()}{note[1:]}." for note in _notes(timed)],
         "plots": {size: plots.roofline(timed, width_px, name) for size, width_px in WIDTHS.items()}
         if timed.peaks
         else None,
@@ -73,14 +74,17 @@ def timed_models(models: Lineup) -> list[tuple[str, TimedModel]]:
 
 
 def part_rows(timed: TimedModel) -> list[tuple[str, float, tuple[str, ...]]]:
-    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`."""
-    known = [layer.macs for layer in timed.layers if layer.macs]
-    macs = dict.fromkeys(timed.by_part, 0)
+    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`.
+
+    A part with a layer whose multiply-accumulates are not known has no share of them.
+    """
+    known = sum(layer.macs or 0 for layer in timed.layers)
+    macs, untold = dict.fromkeys(timed.by_part, 0), {layer.part for layer in timed.layers if layer.macs is None}
     for layer in timed.layers:
         macs[layer.part] += layer.macs or 0
 
     def cells(part: str, ms: float) -> tuple[str, ...]:
-        share = f"{100 * macs[part] / sum(known):.1f}%" if known else "-"
+        share = f"{100 * macs[part] / known:.1f}%" if known and part not in untold else "-"
         return part or "(no known module)", text.significant(ms, 2), f"{100 * timed.share(ms):.1f}%", share
 
     return [(part, ms, cells(part, ms)) for part, ms in timed.by_part.items()]
@@ -97,6 +101,11 @@ def headline(timed: TimedModel) -> str:
 
 def sentences(timed: TimedModel) -> list[str]:
     """The conditions of the times, what the profiler costs, the opaque share, the roofs, and what bounds the layers."""
+    return [*(f"INVALID: {reason}" for reason in timed.times.invalid), *_notes(timed)]
+
+
+def _notes(timed: TimedModel) -> list[str]:
+    """The sentences but those on why the times do not count."""
     times = timed.times
     of_runs = f"{times.statistic}s of {times.runs:,} runs" + (WHOLE if times.is_in_microseconds else "")
     said = [
@@ -109,10 +118,10 @@ def sentences(timed: TimedModel) -> list[str]:
     if timed.peaks is not None:
         said += [_roofs_sentence(timed), _bounds_sentence(timed)]
         if timed.peaks.warnings:
-            said.append(
-                f"note: the roofs are in doubt, and measured again after an hour: {'; '.join(timed.peaks.warnings)}"
-            )
-    return [*(f"INVALID: {reason}" for reason in times.invalid), *said, *(f"note: {one}" for one in times.warnings)]
+            first, *others = timed.peaks.warnings
+            more = f", and {len(others)} more such reasons" if others else ""
+            said.append(f"note: the roofs are in doubt, and measured again after an hour: {first}{more}")
+    return [*said, *(f"note: {one}" for one in times.warnings)]
 
 
 def cells(layer: TimedLayer, timed: TimedModel) -> tuple[str, ...]:

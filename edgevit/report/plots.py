@@ -137,7 +137,7 @@ def run_order(samples_ms: Samples) -> str:
 
 
 def throughput(batches: Sequence[Throughput]) -> str:
-    """Images a second by batch size, with 95% intervals."""
+    """Images a second by batch size, with 95% intervals. Invalid ones have a cross."""
     sizes = [str(batch.batch_size) for batch in batches]
     rates = np.array([batch.images_per_s for batch in batches])
     bounds = [(batch.low or batch.images_per_s, batch.high or batch.images_per_s) for batch in batches]
@@ -145,6 +145,10 @@ def throughput(batches: Sequence[Throughput]) -> str:
         axes = figure.add_subplot()
         errors = np.abs(np.transpose(bounds) - rates)
         axes.errorbar(sizes, rates, errors, color=ACCENT, linewidth=1.3, marker="o", capsize=4)
+        if invalid := [place for place, batch in enumerate(batches) if batch.invalid]:
+            crosses = [sizes[place] for place in invalid], rates[invalid]
+            axes.plot(*crosses, "x", color=BAD, markersize=11, label="invalid")
+            axes.legend(loc="lower right", frameon=False, fontsize=10)
         axes.set_ylim(0)
         axes.margins(x=0.12)
         axes.set_xlabel("images in a batch")

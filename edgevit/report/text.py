@@ -142,7 +142,13 @@ def energy_cell(energy: Mapping[str, Any] | None) -> str:
 
 
 def scenario_facts(latency: LatencyRecord) -> Iterator[tuple[str, str]]:
-    """Labels and values of the scenario `fixed_rate`, and of a result by MLPerf's rules."""
+    """Labels and values of the scenario `fixed_rate`, and of a result by MLPerf's rules; doubts about batches.
+
+    The first batch is that of the latency itself.
+    """
+    for batch in latency.offline[1:]:
+        yield from ((f"Batch {batch.batch_size} is invalid", reason) for reason in batch.invalid)
+        yield from ((f"Batch {batch.batch_size} is doubtful", doubt) for doubt in batch.warnings)
     if latency.fixed_rate:
         yield from _stream_facts(latency.fixed_rate)
     if latency.like_mlperf:
@@ -153,7 +159,10 @@ def _stream_facts(stream: FrameStream) -> Iterator[tuple[str, str]]:
     """Whether a rate of frames is kept, the late frames, and the latency from the arrival of a frame."""
     for reason in stream.invalid:
         yield "Fixed rate", f"INVALID: {reason}"
-    kept = {True: "kept", False: "NOT kept", None: "not told whether it is kept; a longer duration may tell"}
+    untold = "not told whether it is kept; a longer duration may tell"
+    if stream.invalid:
+        untold = "not judged, since it is invalid"
+    kept = {True: "kept", False: "NOT kept", None: untold}
     images = f" of {stream.batch_size} images" if stream.batch_size > 1 else ""
     rate, ended = f"{stream.rate_hz:g} frames{images} a second", f"{significant(stream.frames_per_s)} ended in a second"
     yield "Fixed rate", f"{rate}: {kept[stream.is_kept]}; {ended}"
@@ -162,6 +171,7 @@ def _stream_facts(stream: FrameStream) -> Iterator[tuple[str, str]]:
     percentiles = zip((50, 90, 99), (stream.p50_ms, stream.p90_ms, stream.p99_ms), strict=True)
     latencies = ", ".join(f"p{percent} {milliseconds(value)}" for percent, value in percentiles)
     yield "From arrival to end", f"{latencies}, {stream.frames:,} frames"
+    yield from (("Fixed rate is doubtful", doubt) for doubt in stream.warnings)
 
 
 def _loadgen_facts(result: LoadgenResult) -> Iterator[tuple[str, str]]:
@@ -184,7 +194,7 @@ def throughput_rows(batches: Sequence[Throughput]) -> list[tuple[str, ...]]:
     return [
         (
             str(batch.batch_size),
-            significant(batch.images_per_s, 4),
+            f"{significant(batch.images_per_s, 4)}{' invalid' if batch.invalid else ''}",
             NOT_MEASURED
             if batch.low is None or batch.high is None
             else f"{significant(batch.low, 4)} to {significant(batch.high, 4)}",
@@ -691,7 +701,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
     yield _paragraph(SELECTION_NOTE)
 
 
-PART_HEADER = ("part", "ms", "of the time", "of the MACs")
+PART_HEADER = ("part", "ms", "of the time", "of known MACs")
 CHECK_HEADER = ("model", "verdict", "kernels", "moved", "quantized", "attention fused")
 
 

@@ -263,8 +263,12 @@ def _no_energy(deployed: Variant) -> str:
     """Why there is no energy to judge."""
     energy = deployed.timing.energy if deployed.timing else None
     if isinstance(energy, EnergyRecord):
-        label = energy.label if energy.label != "measured" else f"invalid: {'; '.join(energy.invalid)}"
-        return f"the energy of {deployed.id} is {label}"
+        if energy.label != "measured":
+            return f"the energy of {deployed.id} is {energy.label}"
+        if energy.invalid:
+            return f"the energy of {deployed.id} is invalid: {'; '.join(energy.invalid)}"
+        interval = f"95% interval {energy.low_mj:.3g} to {energy.high_mj:.3g} mJ"
+        return f"the energy of {deployed.id} is not told apart from 0 ({interval})"
     return f"the energy of {deployed.id} was not measured{f': {energy.reason}' if energy else ''}"
 
 

@@ -75,6 +75,7 @@ class Timing(Frozen):
         form: of the deployed file, as `quantize` names it: "int8 all", "float32".
         float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
         warnings: what disturbed the measurement.
+        is_nominal: of a prediction: whether the coverage of its interval is not known.
     """
 
     macs: int
@@ -86,3 +87,4 @@ class Timing(Frozen):
     p50_high_ms: float
     float_p50_ms: float | None = None
     warnings: tuple[str, ...] = ()
+    is_nominal: bool = False

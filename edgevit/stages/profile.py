@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts import Artifact, Contents, Json
-from edgevit.checking.timed_layers import TIMES_FILE, json_of_timed, timed_in
+from edgevit.checking.timed_layers import TIMES_FILE, TimedModel, json_of_timed, timed_in
 from edgevit.configs import Profile
 from edgevit.configs.runtimes import TENSORRT
 from edgevit.context import Context
 from edgevit.errors import EdgevitError, TargetError
 from edgevit.profiling import Measurement, MeasurePlan
 from edgevit.profiling.energy import EnergyRecord, metrics_of_energy
+from edgevit.profiling.loop import WallClock
 from edgevit.profiling.measure import valid_measurement
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput, stream_seconds
 from edgevit.profiling.starts import measure_over_starts
 from edgevit.profiling.telemetry import TELEMETRY_FILE
 from edgevit.runtimes.base import Session, SessionOptions, check_batch, for_runtime, precision_of, runtime_of
 from edgevit.targets import check_is_measured, target_for
+
+MOST_S_OF_LAYERS, MOST_RUNS_OF_LAYERS = 10.0, 100  # of their runs, though the latency may take longer
 
 
 def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -37,9 +41,13 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
         if config.layers:
             _time_layers(session, model, profiling.plan, config, context, out)
     energy = measured.energy
-    for one in (measured, *scenario.measured):
+    for reason in measured.invalid:
+        context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+    for name, one in scenario.measured:
         for reason in one.invalid:
-            context.progress.say(f"{config.id}: the latency is INVALID: {reason}")
+            context.progress.say(f"{config.id}: {name} is INVALID: {reason}")
+        for warning in one.warnings:
+            context.progress.say(f"{config.id}: {name}: {warning}")
     if isinstance(energy, EnergyRecord) and not measured.invalid:
         for reason in energy.invalid:
             context.progress.say(f"{config.id}: the energy is INVALID: {reason}")
@@ -69,15 +77,44 @@ def run(config: Profile, inputs: Mapping[str, Artifact], context: Context, out: 
 def _time_layers(
     session: Session, model: Artifact, plan: MeasurePlan, config: Profile, context: Context, out: Path
 ) -> None:
-    """Write the times of the layers. A target that tells none is noted."""
-    timed = timed_in(session, model, plan, config.threads, context.progress.say)
+    """Write the times of the layers. A target that tells none is noted.
+
+    They are compute alone: so is the run without the profiler that they stand beside. If they cannot be told, the
+    latency is kept.
+    """
+    say = context.progress.say
+    plan = replace(
+        plan,
+        boundary="compute",
+        soak_s=0.0,
+        idle_s=0.0,
+        duration_s=min(plan.duration_s, MOST_S_OF_LAYERS),
+        min_runs=min(plan.min_runs, MOST_RUNS_OF_LAYERS),
+    )
+    try:
+        timed = _undisturbed(partial(timed_in, session, model, plan, config.threads, say), config.retry_s, say)
+    except EdgevitError as error:
+        say(f"note: {config.id}: the layers are not timed: {error.what}")
+        return
     if timed is None:
         note = f"{config.target} does not tell the time of each layer in {runtime_of(model)}"
-        context.progress.say(f"note: {config.id}: {note}")
+        say(f"note: {config.id}: {note}")
         return
     for reason in timed.times.invalid:
-        context.progress.say(f"{config.id}: the times of the layers are INVALID: {reason}")
+        say(f"{config.id}: the times of the layers are INVALID: {reason}")
     (out / TIMES_FILE).write_bytes(json_of_timed(replace(timed, path=Path(model.id))))
+
+
+def _undisturbed(
+    take: Callable[[], TimedModel | None], retry_s: float, say: Callable[[str], None]
+) -> TimedModel | None:
+    """The times of the layers, taken again while they are disturbed, as a latency is."""
+    clock = WallClock()
+    timed, end_s = take(), clock.now_s() + retry_s
+    while timed and timed.times.invalid and timed.times.label == "measured" and clock.now_s() < end_s:
+        say(f"layers timed again, because the run was disturbed: {'; '.join(timed.times.invalid)}")
+        timed = take()
+    return timed
 
 
 def _check_rate(model: Artifact, config: Profile) -> None:
@@ -105,9 +142,10 @@ class _Scenario:
     failed: tuple[str, ...] = ()
 
     @property
-    def measured(self) -> tuple[Measurement, ...]:
-        """The measurements beside the latency."""
-        return (*self.batches[1:], *((self.stream,) if self.stream else ()))
+    def measured(self) -> list[tuple[str, Measurement]]:
+        """The measurements beside the latency, with their names for people."""
+        batches = [(f"batch size {measured.plan.batch_size}", measured) for measured in self.batches[1:]]
+        return [*batches, *([("the stream", self.stream)] if self.stream else [])]
 
     def metrics(self) -> Json:
         """The records for the metrics of the artifact."""
@@ -183,4 +221,5 @@ class _Profiling:
 
 
 def _samples(measured: Measurement) -> dict[str, Any]:
-    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": list(measured.start_runs)}
+    start_runs = [len(one.samples_ms) for one in measured.of_starts]  # empty for a single start
+    return {"samples_ms": measured.samples_ms.tolist(), "start_runs": start_runs}

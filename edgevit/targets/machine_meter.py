@@ -6,10 +6,12 @@ import json
 import math
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from edgevit.profiling import MeasurePlan, SpanReading
 from edgevit.targets.agent.sampler import Sampler, at_rest
+from edgevit.targets.boards.facts import COMPATIBLE, module_and_board
 from edgevit.targets.sampling import conditions_of_telemetry, telemetry_in
 
 ROOT = "EDGEVIT_METER_ROOT"  # a variable: the folder below which the files of the machine lie; its own if it is not set
@@ -39,5 +41,14 @@ class MachineMeter:
 
     def stop(self) -> SpanReading:
         content = json.dumps({**self._sampler.ended(), "written": {}, "idle": self._idle}).encode()
-        telemetry = telemetry_in(content, ends_with="", counted_s=math.inf, total_rails=())
+        telemetry = telemetry_in(content, ends_with="", counted_s=math.inf, total_rails=self._total_rails())
         return SpanReading(conditions_of_telemetry(telemetry), telemetry=telemetry)
+
+    def _total_rails(self) -> tuple[str, ...]:
+        """The power rails of the whole module, if this machine is a known board."""
+        try:
+            names = Path(f"{self._root}{COMPATIBLE}").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # a machine without a device tree
+            return ()
+        _, board = module_and_board({COMPATIBLE: names})
+        return board.total_rails if board else ()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
@@ -77,10 +77,10 @@ def _worker_in(
     request = {"do": "measure", "threads": options.threads_here, "plan": vars(plan), **side, "is_attended": True}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     with (
-        (folder / STDERR).open("w") as stderr,
+        (folder / STDERR).open("w", encoding="utf-8") as stderr,
         subprocess.Popen(
             [sys.executable, "-B", WORKER],
-            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
         ) as worker,
     ):  # fmt: skip
         timer = Timer(limit_s(plan), worker.kill)
@@ -103,8 +103,9 @@ def _wait_for_runs(worker: subprocess.Popen[str], begin: Callable[[], object]) -
     for line in worker.stdout:
         if line.rstrip() == COUNTING:
             begin()
-            worker.stdin.write("\n")
-            worker.stdin.flush()
+            with suppress(BrokenPipeError):  # the worker has ended
+                worker.stdin.write("\n")
+                worker.stdin.flush()
         elif line.rstrip() == COUNTED:
             return
 
@@ -112,7 +113,8 @@ def _wait_for_runs(worker: subprocess.Popen[str], begin: Callable[[], object]) -
 def _reason(status: int, stderr: Path) -> str:
     """The reason of a worker that failed."""
     if status < 0:
-        return f"the process was ended by {signal.Signals(-status).name}"
+        names = {one.value: one.name for one in signal.Signals}
+        return f"the process was ended by {names.get(-status, f'signal {-status}')}"
     lines = stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else f"exit status {status}"
 

@@ -267,10 +267,15 @@ def _of_files(files: _Files, total_rails: tuple[str, ...]) -> _Readings:
 
 
 def _counted_power(moments: Sequence[_Moment], counters: EnergyCounters) -> Iterator[tuple[float, _Readings]]:
-    """The mean power since the last sample, by the energy counters."""
+    """The mean power since the last sample, by the energy counters. The first sample has the power that follows it."""
+    is_first = True
     for before, after in pairwise(moments):
         powers = counters.power_mw(before.files, after.files, after.time_s - before.time_s)
-        yield after.time_s, {("power_mw", processor): power for processor, power in powers.items()}
+        readings: _Readings = {("power_mw", processor): power for processor, power in powers.items()}
+        if is_first:
+            yield before.time_s, readings
+        is_first = False
+        yield after.time_s, readings
 
 
 class _Ticks(NamedTuple):

@@ -169,7 +169,7 @@ def test_clean_images_answer_as_classify_does():
         ("protocol: corruptions, kinds: [fog, fog]", "'kinds' has a value twice"),
         ("protocol: corruptions, severities: [0]", "at least 1 and at most 5"),
         ("protocol: corruptions, severities: [6]", "at least 1 and at most 5"),
-        ("protocol: corruption", "'episodes' or 'cross_validation'"),
+        ("protocol: corruption", "'cross_validation', 'knn' or 'linear'"),
         ("protocol: corruptions, max_images: 0", "at least 1"),
     ],
 )
@@ -241,7 +241,8 @@ def test_the_command_gives_json(photos: Path):
         (("--kinds", "fog"), "'kinds' goes with protocol: corruptions"),
         (("--protocol", "corruptions", "--kinds", "smog"), "--kinds"),
         (("--protocol", "corruptions", "--severities", "9"), "--severities"),
-        (("--protocol", "knn"), "--protocol"),
+        (("--protocol", "knn"), "needs 'support'"),
+        (("--protocol", "neighbors"), "--protocol"),
     ],
 )
 def test_wrong_options_are_named(photos: Path, options: tuple[str, ...], says: str):

@@ -12,11 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from edgevit.graphs.graph import Graph
 from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.unit_costs import (
+    COST_SPREAD,
+    MACHINE_SPREAD,
+    NOISE,
     ONLY_IN_INT8,
     UNITS,
     USUAL_NS,
     Floats,
     MeasuredUnits,
+    cost_errors,
     fitted_costs,
     fitted_int8_costs,
     interval_factor,
@@ -60,6 +64,14 @@ def test_the_units_of_a_graph_are_those_counted_by_hand() -> None:
     assert counts["weight_byte"] == 4 * (27 + 12)
     assert counts["node"] == 5
     assert counts["product"] == counts["attention"] == counts["spatial_conv"] == 0
+
+
+def test_weights_and_activations_of_a_float16_file_have_two_bytes() -> None:
+    plan = kernels_of(small_graph())
+    whole, half = (dict(zip(UNITS, units_of(plan, precision=one), strict=True)) for one in ("float32", "float16"))
+    assert half["weight_byte"] == whole["weight_byte"] / 2
+    assert half["activation_byte"] == whole["activation_byte"] / 2
+    assert half["function"] == whole["function"]
 
 
 def test_a_batch_repeats_the_work_and_not_the_weights_nor_the_launches() -> None:
@@ -132,9 +144,30 @@ def test_int8_learns_from_the_models_in_float32() -> None:
 def test_a_left_out_model_is_predicted_by_a_fit_to_the_others() -> None:
     models = networks(9, 3, USUAL)
     assert left_out_ms(models)[0] == pytest.approx(predicted_ms(models[0].units, fitted_costs(models[1:])))
-    floats = [MeasuredUnits(f"{one.name}.float", one.units, one.p50_ms) for one in networks(9, 4, USUAL)]
+    floats = [MeasuredUnits(f"float-{place}", one.units, 2 * one.p50_ms) for place, one in enumerate(models)]
     costs = fitted_int8_costs(models[1:], floats[1:])  # the first one's twin is left out too
     assert left_out_ms(models, floats)[0] == pytest.approx(predicted_ms(models[0].units, costs))
+
+
+def test_the_error_by_unknown_costs_is_that_of_the_normal_approximation() -> None:
+    """The reference differentiates the logarithms of the predictions numerically, and inverts the whole Hessian."""
+    models = networks(9, 5, USUAL)
+    new = np.zeros(len(UNITS))
+    new[UNITS.index("attention")] = new[UNITS.index("norm")] = 1e6
+    costs = fitted_costs(models)
+
+    def logs(values: Floats) -> Floats:
+        scaled = np.array(list(costs.values())) * np.exp(values[0] + values[1:])
+        return np.log(np.array([*(one.units for one in models), new]) @ scaled)
+
+    step = 1e-5
+    slopes = np.array([(logs(step * one) - logs(-step * one)) / (2 * step) for one in np.eye(1 + len(UNITS))]).T
+    prior = np.diag([MACHINE_SPREAD, *[COST_SPREAD] * len(UNITS)])
+    found = cost_errors([one.units for one in models], costs, is_int8=False, new=new)
+    for left_out, error in enumerate(found):
+        others = np.delete(slopes[:-1], left_out, axis=0) if left_out < len(models) else slopes[:-1]
+        covariance = np.linalg.inv(np.linalg.inv(prior @ prior) + others.T @ others / NOISE**2)
+        assert error == pytest.approx(math.sqrt(slopes[left_out] @ covariance @ slopes[left_out]), rel=1e-4)
 
 
 def test_shares_of_the_time_add_up() -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edgevit.profiling import MeasurePlan
-from edgevit.profiling.energy import FEWEST_READINGS, NO_IDLE, EnergyRecord, NoEnergy, energy_in, metrics_of_energy
-from edgevit.profiling.measure import Measurement
-from edgevit.profiling.starts import measure_over_starts
-from edgevit.profiling.telemetry import NOT_SAMPLED, Load, Series, Telemetry, Window
+from edgevit.profiling.energy import (
+    NO_IDLE,
+    NO_POWER,
+    EnergyRecord,
+    NoEnergy,
+    energy_in,
+    energy_of_runs,
+    metrics_of_energy,
+)
+from edgevit.profiling.measure import Measurement, valid_measurement
+from edgevit.profiling.starts import Take, measure_over_starts
+from edgevit.profiling.telemetry import Load, Series, Telemetry, Window
 
 EVERY_S = 0.25
 RUN_MS = 10.0
@@ -94,7 +105,7 @@ def test_what_cannot_be_measured_says_why() -> None:
     power, idle = np.full(12, 8000.0), np.full(12, 5000.0)
     found = measured(power, idle)
     assert found.telemetry is not None
-    assert replace(found, telemetry=None).energy == NoEnergy(NOT_SAMPLED)
+    assert replace(found, telemetry=None).energy == NoEnergy(NO_POWER)
     assert replace(found, telemetry=replace(found.telemetry, idle=None)).energy == NoEnergy(NO_IDLE)
     short, short_rest = measured(power[:3], idle).energy, measured(power, idle[:5]).energy
     assert short == NoEnergy("too short: power was read 3 times during the runs, of 8; give duration_s more")
@@ -118,11 +129,40 @@ def test_energy_beside_other_programs_is_invalid() -> None:
     assert not energy(replace(found, label="replayed")).is_judged
 
 
+def test_an_energy_beside_other_programs_is_measured_again() -> None:
+    """A later take whose latency is invalid does not replace a valid latency."""
+    quiet = measured(np.full(12, 8000.0), np.full(12, 5000.0))
+    assert quiet.telemetry is not None
+    assert quiet.telemetry.idle is not None
+    busy = replace(quiet.telemetry.idle, load=Load(3.0, 12.0, 0.0, 3.0, 0.0))
+    at_rest = replace(quiet, telemetry=replace(quiet.telemetry, idle=busy))
+    takes, said = iter([at_rest, quiet]), list[str]()
+    assert energy(valid_measurement(lambda: next(takes), 100, said.append)).is_judged
+    assert "while idle power was measured" in said[0]
+    hot = iter([at_rest, replace(quiet, disturbed=("hot",)), quiet])
+    assert valid_measurement(lambda: next(hot), 100, said.append).invalid == ()
+    last = iter([at_rest, replace(quiet, disturbed=("hot",))])
+    clock = iter([0.0, 0.0, 9.0])
+    ticking = SimpleNamespace(now_s=lambda: next(clock))
+    assert valid_measurement(lambda: next(last), 5, said.append, ticking).invalid == ()
+
+
 def test_power_like_that_at_rest_is_doubted() -> None:
     generator = np.random.default_rng(5)
     found = energy(measured(generator.normal(5000, 50, 12), generator.normal(5000, 50, 12)))
-    assert found.low_mj < 0
+    assert found.low_mj < 0 < found.high_mj
     assert found.warnings == ("the power of the runs is not told apart from that at rest",)
+    assert found.invalid == ()
+    assert not found.is_judged
+
+
+def test_more_power_at_rest_than_during_the_runs_is_invalid() -> None:
+    generator = np.random.default_rng(5)
+    found = energy(measured(generator.normal(5000, 50, 12), generator.normal(5300, 50, 12)))
+    assert found.high_mj < 0
+    assert found.invalid == ("the machine took more power at rest than during the runs",)
+    assert found.warnings == ()
+    assert not found.is_judged
 
 
 def test_energy_goes_through_metrics() -> None:
@@ -132,16 +172,73 @@ def test_energy_goes_through_metrics() -> None:
     assert energy_in({"latency_ms": {}}) is None  # of an older release
 
 
-def test_the_energy_of_several_starts_is_that_of_their_readings_together() -> None:
-    """Five starts of 0.6 s, each read from the first counted run on: 8 W above 5 W at rest before the first of them."""
-    power = Series("power_mw", "cpu", (0.25, 0.5, 0.6), (8000.0,) * 3)
+WARM = Series("power_mw", "cpu", (0.0, 0.25, 0.5, 0.75, 1.0, 1.2), (5000.0, 5000.0, 12_000.0, *[12_000.0] * 3))
+
+
+def take_of(generator: Iterator[tuple[Series, Window, NDArray[np.float64]]]) -> Take:
+    """Takes whose power, window and runs a test says. The machine rests at 5 W before the first of them."""
 
     def take(plan: MeasurePlan) -> Measurement:
+        power, window, samples_ms = next(generator)
         idle = telemetry(np.full(12, 5000.0), "cpu") if plan.idle_s else None
-        during = Telemetry((power,), Window(0.0, 0.595), 0.595, idle=idle, boundaries={"cpu": "CPU package (RAPL)"})
-        return Measurement(np.full(60, 10.0), plan, telemetry=during, seconds=0.6)
+        during = Telemetry((power,), window, 2.0, idle=idle, boundaries={power.name: "CPU package (RAPL)"})
+        return Measurement(samples_ms, plan, telemetry=during, seconds=float(samples_ms.sum()) / 1e3)
 
-    found = energy(measure_over_starts(take, MeasurePlan(idle_s=3.0), starts=5))
-    assert found.mj == pytest.approx(30.0, rel=0.02)
-    assert found.readings >= FEWEST_READINGS
+    return take
+
+
+def test_the_energy_of_several_starts_is_that_of_their_readings_together() -> None:
+    """A reading that began before the counted runs counts none of them: 12 W above 5 W for 10 ms are 70 mJ."""
+    each = itertools.repeat((WARM, Window(0.4, 1.2), np.full(80, 10.0)))
+    found = energy(measure_over_starts(take_of(each), MeasurePlan(idle_s=3.0), starts=5))
+    assert found.mj == pytest.approx(70.0)
+    assert found.power_w == pytest.approx(12.0)
+    assert found.readings == 15
     assert found.boundary == "CPU package (RAPL)"
+
+
+def test_runs_are_matched_with_the_readings_of_their_start() -> None:
+    """The window ends before the runs, and the last start takes twice the time: 3 W for 5 s, in which 450 runs end."""
+    times = tuple(np.arange(0, 1.5, 0.25))
+    power = Series("power_mw", "cpu", times, (8000.0,) * 6)
+    runs = [np.full(150, 10.0)] * 4 + [np.full(75, 20.0)]
+    each = iter([(power, Window(0.0, 1.25), samples_ms) for samples_ms in runs])
+    found = energy(measure_over_starts(take_of(each), MeasurePlan(idle_s=3.0), starts=5))
+    assert found.mj == pytest.approx(3000 * 5 / (4 * 100 + 50), rel=1e-6)
+
+
+def test_the_first_reading_of_the_modules_power_counts_from_the_first_run() -> None:
+    power = Series("power_mw", "total", (0.1, 0.35, 0.6, 0.85), (5000.0, 8000.0, 8000.0, 8000.0))
+    idle = telemetry(np.full(12, 5000.0))
+    starts = [(Telemetry((power,), Window(0.3, 0.9), 1.0, idle=idle), np.full(60, 10.0), 0.6)] * 5
+    found = energy_of_runs(starts, "gpu", 1, "measured", ())
+    assert isinstance(found, EnergyRecord)
+    assert found.mj == pytest.approx(30.0)
+    assert found.readings == 15
+
+
+def test_the_interval_over_starts_covers_the_true_energy() -> None:
+    """Starts differ in speed and in power, and power scatters within them."""
+    generator = np.random.default_rng(11)
+    covered = 0
+    for _ in range(1000):
+        idle, starts = telemetry(ar1(generator, 5000, 100, 0.3, 12), "cpu"), []
+        for _ in range(5):
+            power_mw = generator.normal(9000, 300) + generator.normal(0, 200, 3)
+            during = replace(telemetry(power_mw, "cpu"), idle=idle)
+            run_ms = 10 * np.exp(generator.normal(0, 0.03))
+            starts.append((during, np.full(100, run_ms), run_ms / 10))
+        found = energy_of_runs(starts, "cpu", 1, "measured", ())
+        assert isinstance(found, EnergyRecord)
+        covered += found.low_mj <= 40.0 <= found.high_mj
+    assert 0.92 <= covered / 1000 <= 0.985
+
+
+def test_readings_of_few_starts_are_refused_with_advice() -> None:
+    power = Series("power_mw", "cpu", (0.0, 0.1), (8000.0, 8000.0))
+    each = itertools.repeat((power, Window(0.0, 0.1), np.full(10, 10.0)))
+    few = measure_over_starts(take_of(each), MeasurePlan(idle_s=3.0), starts=4).energy
+    assert few == NoEnergy(
+        "too short: power was read 4 times during the runs, of 8; give duration_s more, or fewer starts"
+    )
+    assert energy(measure_over_starts(take_of(each), MeasurePlan(idle_s=3.0), starts=5)).mj == pytest.approx(30.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import scipy.stats
 from edgevit.profiling import Measurement, MeasurePlan, measure
 from edgevit.profiling.scenarios import (
     FEWEST_FRAMES,
+    LOADGEN_DURATION_S,
     MOST_LATE,
     FrameStream,
     LoadgenResult,
@@ -19,6 +21,7 @@ from edgevit.profiling.scenarios import (
     early_stopping_estimate,
     stream_seconds,
 )
+from edgevit.profiling.starts import merged
 from edgevit.profiling.statistics import share_interval
 from tests.profiling.test_measure import FakeClock
 
@@ -63,12 +66,21 @@ def test_a_rate_that_cannot_be_kept_ends_in_time_and_frames_that_wait_are_late()
 
 
 def test_too_few_frames_do_not_tell_whether_a_rate_is_kept() -> None:
-    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 2) / 100)).is_kept is None
-    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES + 1) / 100)).is_kept is True
+    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 1.5) / 100)).is_kept is None
+    assert stream_of(4.0, plan=replace(STREAM, duration_s=(FEWEST_FRAMES - 0.5) / 100)).is_kept is True
     assert 1 - 0.025 ** (1 / FEWEST_FRAMES) <= MOST_LATE < 1 - 0.025 ** (1 / (FEWEST_FRAMES - 1))
     assert stream_seconds(30, 3.0) == pytest.approx(FEWEST_FRAMES / 30)
     assert stream_seconds(1000, 3.0) == 3.0
     assert stream_seconds(1, 3.0) == 60.0
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 24.0, 25.0, 29.97, 30.0, 60.0, 120.0, 1000.0])
+def test_a_prolonged_stream_without_a_late_frame_is_kept(rate_hz: float) -> None:
+    plan = replace(STREAM, rate_hz=rate_hz, duration_s=stream_seconds(rate_hz, 0.1))
+    stream = stream_of(0.5, plan=plan)
+    assert stream.frames == FEWEST_FRAMES
+    assert stream.is_kept is True
+    assert stream.frames_per_s == pytest.approx(rate_hz)
 
 
 def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
@@ -83,14 +95,14 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
 
 def test_throughput_is_images_over_time_with_an_interval_over_starts() -> None:
     plan, starts = MeasurePlan(batch_size=8), (4.0, 4.1, 3.9)
-    measured = Measurement(np.repeat(starts, 50), plan, start_runs=(50, 50, 50))
+    measured = merged([Measurement(np.full(50, run_ms), plan) for run_ms in starts], plan)
     throughput = Throughput.of(measured)
     assert throughput.images_per_s == pytest.approx(8 * 150 / (50 * sum(starts)) * 1e3)
     assert throughput.low is not None
     assert throughput.high is not None
     assert throughput.low < 8 / 4.1 * 1e3 < 8 / 3.9 * 1e3 < throughput.high
     assert Throughput.of_json(throughput.as_json()) == throughput
-    assert Throughput.of(replace(measured, start_runs=())).low is None
+    assert Throughput.of(replace(measured, of_starts=())).low is None
 
 
 @pytest.mark.parametrize(("percent", "fewest"), [(90, 64), (99, 662)])
@@ -116,10 +128,27 @@ def test_early_stopping_is_rarely_below_the_true_percentile() -> None:
     assert np.mean([estimate is not None and estimate < -math.log(0.1) for estimate in estimates]) <= 0.03
 
 
+def test_the_time_between_queries_counts_for_the_duration_of_mlperf() -> None:
+    """1 ms of each query of 100 ms is outside its latency."""
+    clock = FakeClock()
+    run, time_ms = clock.work(99.0), clock.time_ms
+
+    def time_and_store(work: Callable[[], object]) -> float:
+        latency_ms = time_ms(work)
+        clock.now += 1e-3
+        return latency_ms
+
+    clock.time_ms = time_and_store  # type: ignore[method-assign]
+    result = LoadgenResult.of(measure(run, MeasurePlan(warmup_s=0, duration_s=LOADGEN_DURATION_S), clock))
+    assert result.seconds == pytest.approx(LOADGEN_DURATION_S, abs=0.11)
+    assert result.shortfalls == ()
+
+
 def test_a_result_like_mlperfs_says_what_is_missing() -> None:
     whole = LoadgenResult.of(Measurement(np.full(70_000, 10.0), MeasurePlan()))
     assert (whole.p90_ms, whole.queries, whole.shortfalls) == (10.0, 70_000, ())
-    short = LoadgenResult.of(Measurement(np.full(40, 10.0), MeasurePlan(batch_size=2), start_runs=(20, 20)))
+    plan = MeasurePlan(batch_size=2)
+    short = LoadgenResult.of(merged([Measurement(np.full(20, 10.0), plan)] * 2, plan))
     assert short.p90_ms is None
     assert len(short.shortfalls) == 4
     assert LoadgenResult.of_json(short.as_json()) == short

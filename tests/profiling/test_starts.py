@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ def test_time_and_runs_are_divided_and_the_first_start_heats_the_machine() -> No
     first, second = (plan_of_start(PLAN, 5, index) for index in (0, 1))
     assert (first.duration_s, first.min_runs) == (second.duration_s, second.min_runs) == (1.0, 21)
     assert (first.warmup_s, first.most_warmup_s, first.soak_s) == (1.0, 10.0, 60.0)
-    assert (second.warmup_s, second.most_warmup_s, second.soak_s) == (0.2, 2.0, 0.0)
+    assert (second.warmup_s, second.most_warmup_s, second.soak_s) == (1.0, 2.0, 0.0)
+    assert plan_of_start(replace(PLAN, most_warmup_s=3.0), 5, 1).most_warmup_s == 1.0
+    assert plan_of_start(replace(PLAN, most_warmup_s=0.0), 5, 1).most_warmup_s == 0.0
     assert plan_of_start(PLAN, 1, 0) == PLAN
 
 
@@ -35,7 +38,7 @@ def of_starts(*starts_ms: float) -> Callable[[MeasurePlan], Measurement]:
 
 def test_the_interval_holds_what_varies_from_start_to_start() -> None:
     measured = measure_over_starts(of_starts(5.0, 5.2, 4.9, 5.1, 5.0), PLAN, 5)
-    assert measured.start_runs == (200,) * 5
+    assert [len(samples_ms) for samples_ms in measured.by_start] == [200] * 5
     assert measured.plan == PLAN
     within = percentile_interval(measured.by_start[0], 50)
     assert within is not None
@@ -76,6 +79,12 @@ def test_a_difference_between_starts_is_no_drift_and_a_drift_over_all_starts_is_
     assert drifted([5.0 * one * level for one, level in zip(noise, (1, 1, 1.1, 1.1, 1.1), strict=True)]) != ()
 
 
+def test_sentences_of_starts_that_differ_in_numbers_alone_are_one() -> None:
+    doubts = iter([("unsteady after 1 s", "not sampled"), ("not sampled",), ("unsteady after 2.5 s", "not sampled")])
+    measured = measure_over_starts(lambda plan: Measurement(np.full(9, 5.0), plan, doubts=next(doubts)), PLAN, 3)
+    assert measured.doubts == ("unsteady after 1 s (the first of 2 starts that say so)", "not sampled")
+
+
 def test_replayed_times_are_taken_once() -> None:
     calls = itertools.count()
 
@@ -85,7 +94,7 @@ def test_replayed_times_are_taken_once() -> None:
 
     measured = measure_over_starts(take, PLAN, 5)
     assert next(calls) == 1
-    assert measured.start_runs == ()
+    assert measured.of_starts == ()
 
 
 def test_a_take_that_fails_keeps_the_take_before_it() -> None:
@@ -124,6 +133,13 @@ def test_the_state_of_the_machine_is_that_of_the_counted_runs_alone() -> None:
     assert whole.sampler_cpu_s == pytest.approx(0.1)
     one = telemetry(4, 8, 2000)
     assert joined([one]) is one
+
+
+def test_a_machine_that_stood_still_in_a_start_of_few_runs_is_seen_over_all_starts() -> None:
+    runs = [np.full(10, 100.0)] * 4 + [np.array([100.0] * 9 + [10_000.0])]
+    starts = iter([Measurement(samples_ms, PLAN) for samples_ms in runs])
+    measured = measure_over_starts(lambda _: next(starts), PLAN, 5)
+    assert any("stood still" in reason for reason in measured.invalid)
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,8 @@ def test_energies_stand_in_the_tables_and_the_budget(run: MeasuredRun, tmp_path:
     run.latency("engine_energy", "engine", 5.4, energy_mj=energy.numbers(), duration_s=11)
     run.latency("onnx_energy", "onnx", 9.9, energy_mj=more.numbers(), duration_s=12)
     run.latency("no_energy", "engine", 5.5, energy_mj=None, no_energy="a virtual machine has none", duration_s=13)
+    little = replace(energy, mj=1.0, low_mj=-1.0, high_mj=3.0)
+    run.latency("little_energy", "engine", 5.6, energy_mj=little.numbers(), duration_s=14)
     names = ("accuracy", "onnx_energy", "engine_energy")
     report = json.loads((written(run, tmp_path, *names, energy_mj=32.5) / "report.json").read_text())
     (limit,) = report["verdict"]["limits"]
@@ -335,6 +337,7 @@ def test_energies_stand_in_the_tables_and_the_budget(run: MeasuredRun, tmp_path:
     for name, why in (
         ("onnx_energy", "invalid: busy at rest"),
         ("no_energy", "not measured: a virtual machine has none"),
+        ("little_energy", "not told apart from 0 (95% interval -1 to 3 mJ), so the limit of 100 mJ cannot be judged"),
     ):
         content = report_json(lineup(run.of(name)), Budget(energy_mj=100), "energies")
         (reason,) = content["verdict"]["reasons"]

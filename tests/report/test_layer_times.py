@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgevit.artifacts import Artifact
-from edgevit.checking.timed_layers import TIMES_FILE, TimedModel, json_of_timed, timed_engine, timed_of_json
+from edgevit.checking.timed_layers import TIMES_FILE, TimedLayer, TimedModel, json_of_timed, timed_engine, timed_of_json
 from edgevit.configs import Budget, Profile
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.context import Context
+from edgevit.errors import ArtifactError
 from edgevit.latency_model.boards import peaks_of_machine
 from edgevit.model_file import TargetInfo
+from edgevit.profiling import MeasurePlan
 from edgevit.profiling.layer_times import LayerTime, LayerTimes
+from edgevit.report import text
 from edgevit.report.build import write_report
-from edgevit.report.layer_times import part_rows, sentences
+from edgevit.report.layer_times import part_rows, section, sentences
+from edgevit.report.page import rendered
 from edgevit.runtimes import peaks as room
 from edgevit.stages import profile
 from tests.checking.test_timed_layers import PEAKS, of_vit
@@ -51,7 +57,7 @@ def test_the_roofs_of_a_board_are_nominal_and_said_to_be(tmp_path: Path) -> None
     assert found.peaks.gflops["float16"] == 10_200
     assert found.peaks.bandwidth_gb_s == 68
     said = " ".join(sentences(found))
-    assert "roofs of Jetson Orin Nano 8GB in 15W by its data sheet, not measured: " in said
+    assert "roofs of Jetson Orin Nano 8GB in 15W, which is assumed, for no mode is told, by its data sheet" in said
     assert found.opaque_share == pytest.approx(0.4 / found.times.sum_ms)
     for layer in found.layers:
         if layer.macs:
@@ -117,7 +123,19 @@ def test_a_report_without_layers_says_nothing_of_them(tmp_path: Path) -> None:
 def test_parts_hold_the_macs_of_their_layers() -> None:
     rows = {part: cells for part, _, cells in part_rows(of_vit())}
     assert rows["blocks.0"][3] == "100.0%"
-    assert rows[""] == ("(no known module)", "0.50", "25.0%", "0.0%")
+    assert rows[""] == ("(no known module)", "0.50", "25.0%", "-")
+
+
+def test_a_part_with_unknown_work_has_no_share_of_the_macs() -> None:
+    """Of the head, 8 of 10 ms have no known work: no share may look as if it were all."""
+    layers = (
+        TimedLayer("a", "MatMul", "blocks.0", ("a",), 1.0, 100, None, "float32", None),
+        TimedLayer("b", "MatMul", "head", ("b",), 1.0, 100, None, "float32", None),
+        TimedLayer("c", "Attention", "head", ("c",), 8.0, None, None, "float32", None),
+    )
+    rows = part_rows(replace(of_vit(), layers=layers))
+    assert [cells[3] for _, _, cells in rows] == ["50.0%", "-"]
+    assert text.PART_HEADER[3] == "of known MACs"
 
 
 def profiled(model: Artifact, out: Path, **options: object) -> Path:
@@ -135,6 +153,41 @@ def test_the_stage_times_the_layers_if_it_is_asked_to(tmp_path: Path, monkeypatc
     assert timed.times.target == LOCAL_CPU
     assert sum(layer.macs or 0 for layer in timed.layers) == float_onnx().metrics["macs"]
     assert not timed.path.is_absolute()
+
+
+def test_layers_are_timed_as_compute_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latency is end to end, and the profiler sees the model alone: both runs beside each other do."""
+    asked: list[MeasurePlan] = []
+    monkeypatch.setattr(profile, "timed_in", lambda _, __, plan, *___: asked.append(plan))
+    profiled(float_onnx(), tmp_path / "out", layers=True, boundary="end_to_end", idle_s=0.01)
+    assert [(plan.boundary, plan.idle_s) for plan in asked] == [("compute", 0.0)]
+    assert json.loads((tmp_path / "out" / "latency.json").read_text())["conditions"]["boundary"] == "end_to_end"
+
+
+def test_layers_that_cannot_be_told_do_not_cost_the_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise ArtifactError("the layers cannot be read")
+
+    monkeypatch.setattr(profile, "timed_in", failing)
+    assert not profiled(float_onnx(), tmp_path / "out", layers=True).exists()
+    assert (tmp_path / "out" / "latency.json").exists()
+
+
+def test_disturbed_times_are_taken_again() -> None:
+    disturbed = of_vit(invalid=("other programs ran",))
+    takes, said = [disturbed, of_vit()], list[str]()
+    assert profile._undisturbed(lambda: takes.pop(0), 60.0, said.append) == of_vit()
+    assert said == ["layers timed again, because the run was disturbed: other programs ran"]
+    assert profile._undisturbed(lambda: disturbed, 0.0, said.append) == disturbed
+
+
+def test_times_that_do_not_count_have_a_banner(tmp_path: Path) -> None:
+    peaks = replace(PEAKS, warnings=("a rose by 4%", "b rose by 5%", "c rose by 6%"))
+    found = section(replace(of_vit(invalid=("other programs ran",)), peaks=peaks))
+    page = rendered("layer_times.html.j2", timed=found)
+    assert '<strong class="no">Invalid:</strong> other programs ran.' in page
+    assert page.count("other programs ran") == 1
+    assert "a rose by 4%, and 2 more such reasons" in page
 
 
 def test_a_key_of_earlier_releases_is_kept() -> None:

@@ -216,6 +216,20 @@ def test_a_machine_without_energy_says_why(
     assert measured.energy == NoEnergy(reason)
 
 
+def test_a_board_that_measures_itself_knows_the_rail_of_its_module(tmp_path: Path) -> None:
+    files = {"proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0",
+             "sys/class/hwmon/hwmon1/name": "ina3221\n", "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
+             "sys/class/hwmon/hwmon1/in1_input": "5000\n", "sys/class/hwmon/hwmon1/curr1_input": "1200\n"}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    measured = measure(lambda: time.sleep(0.01), PLAN, meters=[MachineMeter(str(tmp_path))])
+    found = energy(measured)
+    assert (found.power_w, found.idle_w) == pytest.approx((6.0, 6.0))
+    assert found.boundary == "module (VDD_IN)"
+    assert not found.is_judged
+
+
 def test_no_rest_without_a_meter(tmp_path: Path) -> None:
     began = time.monotonic()
     assert sampler.at_rest(3600.0, str(tmp_path)) is None
@@ -318,9 +332,10 @@ def test_a_profile_in_python_has_the_energy_or_the_reason(tmp_path: Path, monkey
     monkeypatch.setenv(ROOT, str(tmp_path / "root"))
     model = edgevit.load(float_onnx().path)
     with powercap.counting():
-        latency = edgevit.profile(model, starts=1, duration_s=3.0, idle_s=2.5, retry_s=0, **options)
+        latency = edgevit.profile(model, retry_s=0, **options)
     assert isinstance(latency.energy, EnergyRecord), latency.energy
     assert (latency.energy.power_w, latency.energy.idle_w) == pytest.approx((5.0, 5.0), rel=0.1)
     assert f"{latency.energy.mj:.3g} mJ for an image above rest" in str(latency)
+    assert latency.record.starts > 1
     untold = edgevit.profile(model, starts=1, duration_s=0.1, min_runs=5, idle_s=0, retry_s=0, **options)
     assert untold.energy == NoEnergy(NO_IDLE)

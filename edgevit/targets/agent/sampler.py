@@ -164,7 +164,7 @@ class Sampler:
     def __init__(self, program: int, began: float, root: str, processor: str = "cpu") -> None:
         self._program, self._began = program, began
         self._root, self._is_over = root, threading.Event()
-        self._samples, self._lines = Thinned(), Thinned()
+        self._samples, self._lines, self._adding = Thinned(), Thinned(), threading.Lock()
         self._cpu_s: list[float] = []  # of each sample, and of each line of tegrastats
         self._tegrastats = started_tegrastats()
         # A Jetson's NVML tells no energy, and the files of a stand-in are not those of this machine.
@@ -181,6 +181,7 @@ class Sampler:
 
     def ended(self) -> dict[str, Any]:
         """Stop sampling. Returns the content of telemetry.json, without `written`."""
+        self._sample()  # within `seconds`, so that the time since the sample before it counts
         seconds = self._now()
         self._is_over.set()
         watching_ticks = sum(map(ticks_of, self._watching()))
@@ -188,7 +189,6 @@ class Sampler:
             self._tegrastats.kill()
         for thread in self._threads:
             thread.join(END_S)
-        self._sample()
         if self._tegrastats is not None:
             self._tegrastats.wait()
         return {
@@ -233,7 +233,9 @@ class Sampler:
         start_s = time.thread_time()
         own = {self._program, *self._watching(), *family(os.getpid())}
         ticks = sum(map(ticks_of, own))
-        self._samples.add([self._now(), ticks, [self._text(path) for path in self._paths]])
+        sample = [self._now(), ticks, [self._text(path) for path in self._paths]]
+        with self._adding:
+            self._samples.add(sample)
         self._cpu_s.append(time.thread_time() - start_s)
 
     def _is_virtual(self) -> bool:

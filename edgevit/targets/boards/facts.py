@@ -44,6 +44,8 @@ from edgevit.targets.boards.versions import (
     trtexec_version,
 )
 
+COMPATIBLE = "/proc/device-tree/compatible"
+
 
 @dataclass(frozen=True)
 class HostFacts:
@@ -144,7 +146,7 @@ class HostFacts:
 def host_facts(probe: Probe) -> HostFacts:
     """The facts in a probe. Text that cannot be read gives None: a probe of any content gives facts."""
     files, system = probe.files, probe.system
-    module, board = _module_and_board(files)
+    module, board = module_and_board(files)
     is_jetson = _is_jetson(files)
     shown = clocks_of_answer(_stdout(probe, JETSON_CLOCKS.name))
     modes = power_modes_of_conf(files.get("/etc/nvpmodel.conf", ""))
@@ -210,8 +212,11 @@ def _is_jetson(files: Mapping[str, str]) -> bool:
     return "/etc/nv_tegra_release" in files or any(name.startswith("tegra") for name in _compatible(files))
 
 
-def _module_and_board(files: Mapping[str, str]) -> tuple[str | None, Board | None]:
-    """From entries such as `nvidia,p3768-0000+p3767-0005-super`: carrier board, module, and kind of device tree."""
+def module_and_board(files: Mapping[str, str]) -> tuple[str | None, Board | None]:
+    """The number of the module, and its board, among the files of a machine. None where they are not known.
+
+    The device tree has entries such as `nvidia,p3768-0000+p3767-0005-super`: carrier board, module, and kind of tree.
+    """
     modules = re.findall(r"p\d{4}-\d{4}", " ".join(_compatible(files)), re.ASCII)
     return board_of(modules) or (modules[-1] if modules else None, None)
 
@@ -223,7 +228,7 @@ def _soc(files: Mapping[str, str], board: Board | None) -> Soc | None:
 
 def _compatible(files: Mapping[str, str]) -> list[str]:
     """The names of /proc/device-tree/compatible without their maker, which NUL characters separate."""
-    entries = files.get("/proc/device-tree/compatible", "").split("\0")
+    entries = files.get(COMPATIBLE, "").split("\0")
     return [entry.strip().rpartition(",")[2] for entry in entries if entry.strip()]
 
 
