@@ -43,6 +43,7 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Distill, Export, Quantize, Recipe, Select, Train
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
+from edgevit.disks import whole_or_not_at_all
 from edgevit.models.catalogue import read as catalogue
 from edgevit.selection.candidates import Candidate
 from edgevit.selection.choice import ROOM, most_capable
@@ -102,11 +103,12 @@ class Costs:
         start = time.process_time() + children_cpu_s()
         result = work()
         self.of[name] = self.of.get(name, 0.0) + time.process_time() + children_cpu_s() - start
-        self._file.write_text(json.dumps(self.of, indent=1))
+        with whole_or_not_at_all(self._file) as part:
+            part.write_text(json.dumps(self.of, indent=1))
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CountingRunner(TrialRunner):
     """Counts the CPU seconds of the recipes that it runs."""
 
@@ -151,7 +153,8 @@ class Run:
         stages, images = trial_stages(candidates, rounds), {"photos": _recipe().datasets["photos"]}
         datasets = dataset_artifacts(images, self.work, ["photos.train", "photos.val"])
         teacher = pipeline.run(stages.with_stages(*stages.teacher), self.work, self.teacher_runs, self.context)
-        runner = CountingRunner(self.work, self.work / self.name, self.context, datasets, self.costs, self.name)
+        runs = self.work / self.name
+        runner = CountingRunner(self.work, runs, self.context, datasets, costs=self.costs, name=self.name)
         _share_teacher(teacher["teacher"], self.teacher_runs, runner.runs)
         return stages, runner
 
@@ -288,19 +291,19 @@ def _row(
     within = with_smaller(best, group, time_once, budget_ms, None, asked.students)
     outcome = run.in_rounds(tuple(within), asked.epochs, budget_ms)
     timings_cpu_s = sum(run.costs.of[f"timing/{candidate.model}"] for candidate in timed_here)
-    able = {
-        name: model["top1"]["value"]
-        for name, model in exhaustive["models"].items()
-        if model["p50_ms"]["high"] <= budget_ms or name == outcome["winner"]
-    }
-    order = sorted(able, key=lambda name: -able[name])
+    models, winner = exhaustive["models"], outcome["winner"]
+    top1 = {name: model["top1"]["value"] for name, model in models.items()}
+    able = [name for name, model in models.items() if model["p50_ms"]["high"] <= budget_ms]
+    order = sorted(able, key=lambda name: -top1[name])
     return {
         "budget_ms": budget_ms,
         "within": len(able),
-        "winner": outcome["winner"],
-        "rank": order.index(outcome["winner"]) + 1,
-        "best": order[0],
-        "points_below_best": 100 * (able[order[0]] - able[outcome["winner"]]),
+        "winner": winner,
+        # in the exhaustive run; without it, the winner is over the budget there, or was lost, and has no rank
+        "met_budget": winner in able,
+        "rank": order.index(winner) + 1 if winner in able else None,
+        "best": order[0] if order else None,
+        "points_below_best": 100 * (top1[order[0]] - top1[winner]) if winner in able else None,
         "cost": (outcome["cpu_s"] + timings_cpu_s) / exhaustive["cpu_s"],
         "timings_cpu_s": timings_cpu_s,
         "rounds": outcome,
@@ -310,11 +313,11 @@ def _row(
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "budgets": len(rows),
-        "within_the_top_2": sum(row["rank"] <= 2 for row in rows),
+        "within_the_top_2": sum(row["met_budget"] and row["rank"] <= 2 for row in rows),
         "at_a_fifth_of_the_cost": sum(row["cost"] <= 0.2 for row in rows),
         "largest_cost": max(row["cost"] for row in rows),
         "mean_cost": sum(row["cost"] for row in rows) / len(rows),
-        "most_points_below_best": max(row["points_below_best"] for row in rows),
+        "most_points_below_best": max((row["points_below_best"] for row in rows if row["met_budget"]), default=None),
     }
 
 

@@ -11,12 +11,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, RecipeError
 
 PART = ".edgevit-part-"
 ABANDONED_S = 3600  # after so long a part belongs to a process that was killed
 _BLOCK_BYTES = 1 << 20
 IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
+    """Refuse, before any work, a result that could not be written, or would replace one of its inputs.
+
+    Raises RecipeError.
+    """
+    resolved = out.resolve()
+    for source in filter(None, inputs):
+        if source.resolve() in (resolved, *resolved.parents):
+            raise RecipeError("this would overwrite its own input", where=out, next=f"give another {option}")
+    if out.is_dir():
+        raise RecipeError("this is a folder", where=out, expected="a file", next=f"name a file in it with {option}")
+    above = next(folder for folder in resolved.parents if folder.exists())
+    if not above.is_dir():
+        raise RecipeError("a file is in the way of the folder", where=out, got=above, next=f"give another {option}")
+    if not os.access(above, os.W_OK):
+        got = f"no right to write in {above}"
+        raise RecipeError("the file cannot be written", where=out, got=got, next=f"give another {option}")
 
 
 @contextmanager

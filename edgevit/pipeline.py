@@ -43,6 +43,7 @@ def run(
     context: Context,
     fresh: Collection[str] = (),
     datasets: Mapping[str, Artifact] | None = None,
+    retry_diverged: bool = False,
 ) -> dict[str, Artifact]:
     """Run a recipe. Finished stages are taken from the store under `runs`.
 
@@ -51,6 +52,7 @@ def run(
         runs: the folder of all runs; this one is runs/<recipe name>.
         fresh: ids of stages to make again, finished or not.
         datasets: the data sets and roles of the recipe by name, if they were read before.
+        retry_diverged: trainings that diverged in an earlier run are tried again.
 
     Returns:
         The artifact of every data set role and stage, by name. Models that dropped out of a selection, because a
@@ -73,7 +75,10 @@ def run(
         left = run_left(clock.left_s())
         title = f"[{number}/{len(recipe.stages)}] {config.id} ({config.name()}){left and f', {left}'}"
         try:
-            done[config.id] = make(config, resolve(config, done), store, context, title, again=config.id in fresh)
+            inputs = resolve(config, done)
+            if retry_diverged:
+                store.forget_divergence(store.key(ingredients_of(config, inputs, context)))
+            done[config.id] = make(config, inputs, store, context, title, again=config.id in fresh)
         except Diverged as error:
             lost |= _lost_with(config.id, recipe, lost, error)
             context.progress.say(f"    {error.what}. '{config.id}' drops out of the selection")
@@ -123,8 +128,8 @@ def make(
     parts = ingredients_of(config, inputs, context)
     artifact = None if again else store.find(store.key(parts), context.progress.say)
     if artifact is None:
-        if not again:
-            store.raise_kept_divergence(store.key(parts), config.id)
+        if not again and (diverged := store.kept_divergence(store.key(parts), config.id)) is not None:
+            raise diverged
         if title:
             context.progress.say(title)
         write = _writer(config, inputs, context, store.cache, parts)
@@ -224,14 +229,24 @@ def stage_function(name: str) -> StageFunction:
     return function
 
 
+FINISHED = "finished"
+
+
 @dataclass(frozen=True)
 class Reason:
-    """Whether a stage would run, and the reasons."""
+    """Whether a stage would run, and the reasons. One that neither runs nor is finished was lost with a training."""
 
     id: str
     stage: str
     runs: bool
     reasons: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """In words."""
+        if self.runs:
+            return "will run"
+        return "will not run" if self.reasons else FINISHED
 
 
 def why(recipe: Recipe, base: Path, runs: Path, fresh: Collection[str] = ()) -> list[Reason]:
@@ -248,7 +263,13 @@ def plan(
     context = Context(budget=recipe.budget, recipe_name=recipe.name, folder=base)
     done = dict(datasets)
     answers = []
-    for config in recipe.stages:
+    lost: dict[str, str] = {}
+    for stage in recipe.stages:
+        if stage.id in lost:
+            answers.append(Reason(stage.id, stage.name(), False, (f"it drops out: {lost[stage.id]}",)))
+            continue
+        config, dropped = _without_lost(stage, lost)
+        context = replace(context, dropped=dropped)
         missing = [name for _, name, _ in references(config) if name not in done]
         if missing:
             reason = f"it needs {', '.join(dict.fromkeys(missing))}, to be made first"
@@ -261,9 +282,25 @@ def plan(
         artifact = store.find(store.key(parts))
         if artifact:
             done[config.id] = artifact
+        elif (diverged := store.kept_divergence(store.key(parts), config.id)) is not None:
+            lost |= _lost_in_plan(config.id, recipe, lost, diverged)
+            answers.append(Reason(config.id, config.name(), False, (_not_again(config.id),)))
+            continue
         reasons = () if artifact else _reasons(runs / recipe.name / config.id, parts)
         answers.append(Reason(config.id, config.name(), artifact is None, reasons))
     return answers
+
+
+def _lost_in_plan(id: str, recipe: Recipe, lost: Mapping[str, str], diverged: Diverged) -> dict[str, str]:
+    """The stages that drop out with a training; none if its divergence ends the run."""
+    try:
+        return _lost_with(id, recipe, lost, diverged)
+    except Diverged:
+        return {}
+
+
+def _not_again(id: str) -> str:
+    return f"its training diverged in an earlier run; --fresh {id} trains it again"
 
 
 def pending(answers: Iterable[Reason]) -> frozenset[str]:

@@ -158,10 +158,11 @@ class Store:
         key = self.key(parts)
         with self._locked(key, say):
             if again:
-                self._forget_divergence(key)
+                self.forget_divergence(key)
             elif artifact := self.find(key):
                 return artifact  # another process made it while this one waited
-            self.raise_kept_divergence(key, config.id)
+            if (diverged := self.kept_divergence(key, config.id)) is not None:
+                raise diverged
             shutil.rmtree(self.root / "tmp" / key, ignore_errors=True)
             out, work = self._folder("tmp", key), self._folder("work", key)
             self._folder(key)  # checked before the work
@@ -189,21 +190,21 @@ class Store:
                 return True
         return False
 
-    def raise_kept_divergence(self, key: str, id: str) -> None:
-        """Raise Diverged, with the words of that time, if the training of this key diverged before."""
+    def kept_divergence(self, key: str, id: str) -> Diverged | None:
+        """The error, with the words of that time, of a training of this key that diverged before; None without one."""
         try:
             kept = json.loads((self.root / "diverged" / f"{key}.json").read_text(encoding="utf-8"))
             what, where, got, advice = (printable_line(kept[name]) for name in _KEPT_OF_DIVERGED)
         except (OSError, ValueError, LookupError, TypeError):  # there is none, or it was cut off
-            return
+            return None
         again = f"--fresh {id} trains it again as it is"
-        raise Diverged(what, where=f"{where}, in an earlier run", got=got, next=f"{advice}; {again}")
+        return Diverged(what, where=f"{where}, in an earlier run", got=got, next=f"{advice}; {again}")
 
     def _keep_divergence(self, key: str, error: Diverged) -> None:
         kept = {name: str(getattr(error, name)) for name in _KEPT_OF_DIVERGED}
         write_synced(self._folder("diverged") / f"{key}.json", json.dumps(kept, indent=1).encode())
 
-    def _forget_divergence(self, key: str) -> None:
+    def forget_divergence(self, key: str) -> None:
         """Let a training that diverged begin again."""
         file = self.root / "diverged" / f"{key}.json"
         if file.is_file():

@@ -28,9 +28,17 @@ from edgevit.actions.init_recipe import (
     in_project,
     look_at_folder,
     recipe_for_student,
-    with_labels_held_back,
+    with_images_to_compare_by,
 )
-from edgevit.actions.select_student import HELD_BACK, TrialOptions, _about, _compared, predictor, selected_by_prediction
+from edgevit.actions.select_student import (
+    HELD_BACK,
+    TrialOptions,
+    _about,
+    _compared,
+    _over_budget,
+    predictor,
+    selected_by_prediction,
+)
 from edgevit.actions.short_trainings import (
     TrialRunner,
     TrialStages,
@@ -39,13 +47,14 @@ from edgevit.actions.short_trainings import (
     train_in_rounds,
     trial_stages,
 )
-from edgevit.actions.student_choice import ChosenStudent, WeightSources, architecture, students_within
+from edgevit.actions.student_choice import ChosenStudent, Weights, WeightSources, architecture, students_within
 from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.errors import ArtifactError, CheckFailed, ConnectionLost, DataError, RecipeError, TargetError
 from edgevit.evaluation import AccuracyRecord
+from edgevit.evaluation.accuracy import Share
 from edgevit.models.creation import create_model
 from edgevit.pipeline import datasets_of, ingredients_of, resolve
 from edgevit.recipe import load_recipe
@@ -53,6 +62,7 @@ from edgevit.selection.candidates import Candidate, shortlist
 from edgevit.selection.choice import ROOM
 from edgevit.selection.halving import Round, rounds_of
 from edgevit.selection.records import Timing
+from edgevit.selection.winner import MeasuredModel, OverBudget, SelectionLimits, no_winner, winner_of
 from edgevit.store import Store
 from tests.known_machine import keep_timings, machine
 from tests.said import Said
@@ -72,6 +82,33 @@ def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_fam
     able = [candidate for candidate in shortlist() if machine(1)(candidate).p50_high_ms <= ROOM * 3.0]
     assert candidates[0] == able[-1]
     assert list(students_within(OFFLINE, machine(1), 3.0, None, 2)) == candidates[:2]
+
+
+def test_random_students_fill_the_places_that_a_file_of_weights_leaves(tmp_path: Path) -> None:
+    """Without this, the file's own network at a smaller size is compared with nothing."""
+    file = tmp_path / "resnet10t.safetensors"
+    file.touch()
+    sources = WeightSources(Weights("resnet10t", file), offline=True)
+    first, *others = students_within(sources, machine(1), 12.0, None, 4)
+    assert first.model == "resnet10t"
+    assert others == list(students_within(OFFLINE, machine(1), 12.0, None, 3))
+
+
+def test_a_prediction_meets_a_budget_with_the_upper_bound_of_its_interval() -> None:
+    def predict(candidate: Candidate) -> Timing:
+        return fast_in(10 * candidate.expected_ms, 0.4 * 10 * candidate.expected_ms)
+
+    smallest = shortlist()[0]
+    low_ms, high_ms = predict(smallest).p50_ms, predict(smallest).p50_high_ms
+    budget_ms = low_ms / ROOM + 0.1  # the prediction is within it, with room
+    assert low_ms < ROOM * budget_ms < high_ms
+    with pytest.raises(CheckFailed) as caught:
+        students_within(OFFLINE, predict, budget_ms, None, 4, "on orin-nano-8gb, as predicted")
+    assert f"(90% interval {predict(smallest).p50_low_ms:.3g} to {high_ms:.3g})" in str(caught.value.got)
+    assert caught.value.expected == "upper bound of the interval at most 90% of the budget, to leave room for scatter"
+    advised, _, rest = str(caught.value.next).removeprefix("--latency-ms ").partition(" ")
+    assert rest == "is predicted to be met"
+    assert students_within(OFFLINE, predict, float(advised), None, 4)
 
 
 def found_in(folder: Path, latency_ms: float = 3.0) -> Findings:
@@ -198,6 +235,22 @@ def test_a_student_whose_training_diverges_drops_out_and_is_not_trained_again(tm
     lines.clear()
     assert train_in_rounds(stages, rounds, runner) == trained
     assert not any("student-" in line for line in lines)  # no stage ran
+    assert train_in_rounds(stages, rounds, replace(runner, retry_diverged=True)) == trained
+    assert [line for line in lines if "(train)" in line] == ["[1/1] student-1/lcnet_050 (train)"]
+
+
+def test_the_next_student_trains_on_in_place_of_a_finalist_that_diverges(tmp_path: Path) -> None:
+    stages, rounds, runner = tiny_trainings(tmp_path)
+    calm = train_in_rounds(stages, rounds, runner)
+    (out,) = (row["student"] for row in calm.rounds[0]["students"] if not row["goes_on"])
+    wild, other = calm.finalists
+    first, _ = stages.rounds[wild]
+    _, second = tiny_trainings(tmp_path, wild)[0].rounds[wild]
+    trained = train_in_rounds(replace(stages, rounds={**stages.rounds, wild: (first, second)}), rounds, runner)
+    assert list(trained.dropped) == [wild]
+    assert set(trained.finalists) == {other, out}
+    assert {row["student"] for row in trained.rounds[1]["students"]} == {other, out}
+    assert any(f"; {out} trains on in its place" in line for line in lines_of(runner))
 
 
 def test_a_second_process_takes_the_trainings_that_nobody_makes(tmp_path: Path) -> None:
@@ -243,11 +296,29 @@ def test_for_a_board_the_predicted_latencies_decide_between_equal_students(tmp_p
         selected_by_prediction(dict.fromkeys(timings, wrong), timings, options)
 
 
-def fast_in(p50_ms: float) -> Timing:
-    form = "float16, predicted"
+def fast_in(p50_ms: float, margin_ms: float = 1) -> Timing:
     return Timing(
-        macs=1, params=1, size_bytes=1, form=form, p50_ms=p50_ms, p50_low_ms=p50_ms - 1, p50_high_ms=p50_ms + 1
+        macs=1,
+        params=1,
+        size_bytes=1,
+        form="float16, predicted",
+        p50_ms=p50_ms,
+        p50_low_ms=p50_ms - margin_ms,
+        p50_high_ms=p50_ms + margin_ms,
+        is_predicted=True,
     )
+
+
+def test_finalists_over_the_budget_are_named_in_the_words_of_the_command(tmp_path: Path) -> None:
+    labels = np.arange(100) % 2
+    right = AccuracyRecord(tuple(map(str, range(100))), ("a", "b"), labels, labels)
+    models = [MeasuredModel("int8/lcnet_050-64", right, Share(0.39, 0.385, 0.395), 2**20)]
+    limits = SelectionLimits(latency_ms=0.3)
+    error = no_winner(models, limits, winner_of(models, limits), "stage 'selected'")
+    assert isinstance(error, OverBudget)
+    said = _over_budget(error, tmp_path)
+    assert (said.where, said.next) == (tmp_path, "lcnet_050-64 meets --latency-ms 0.395")
+    assert str(said.got).startswith("lcnet_050-64: p50 0.39 ms")
 
 
 def select(folder: Path, *options: object) -> str:
@@ -284,11 +355,20 @@ def test_python_selects_as_the_command_does(tmp_path: Path, monkeypatch: pytest.
     selected = edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
     assert selected.student == smallest
     assert (selected.selection, selected.rounds) == (None, ())
-    assert "the only one within the budget" in str(selected)
+    assert "the only one of the shortlist within the budget" in str(selected)
     assert load_recipe(out).budget.latency_ms == pytest.approx(limit_ms)
     assert not runs.exists()
     with pytest.raises(ArtifactError, match="the path is already taken"):
         edgevit.select(folder, limit_ms, out, runs=runs, offline=True)
+    (tmp_path / "file").touch()
+    for wrong, says in {tmp_path: "this is a folder", tmp_path / "file" / "new.yaml": "in the way"}.items():
+        with pytest.raises(RecipeError, match=says):
+            edgevit.select(folder, limit_ms, wrong, runs=runs, offline=True, overwrite=True)
+    for options in ({"target": 5}, {"board": 3}, {"teacher": 3}, {"offline": "no"}, {"retry_diverged": 1}):
+        with pytest.raises(RecipeError, match="this is n"):
+            edgevit.select(folder, limit_ms, tmp_path / "other.yaml", **options)
+    said = select(folder, "--latency-ms", limit_ms, "--force")
+    assert said.splitlines()[-1].endswith(f"new.yaml --runs {runs}")  # the recipe finds the teacher there
     with pytest.raises(RecipeError, match="students"):
         edgevit.select(folder, limit_ms, out, students=1, runs=runs, offline=True, overwrite=True)
 
@@ -296,14 +376,44 @@ def test_python_selects_as_the_command_does(tmp_path: Path, monkeypatch: pytest.
 def test_folders_of_train_and_test_leave_no_images_to_validate_on(tmp_path: Path) -> None:
     for split in ("train", "test"):
         photos(tmp_path / "photos" / split, {"a": 12, "b": 12})
-    with pytest.raises(DataError, match="no images to validate students on"):
+    with pytest.raises(DataError, match="no images to validate students on") as caught:
         select(tmp_path / "photos", "--latency-ms", 3)
+    assert "into a folder val" in str(caught.value.next)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_a_folder_val_without_test_is_the_test_images(tmp_path: Path, count: int) -> None:
+    for split in ("train", "val"):
+        photos(tmp_path / "photos" / split, {"a": count, "b": count})
+    with pytest.raises(DataError, match="no images to validate students on") as caught:
+        select(tmp_path / "photos", "--latency-ms", 3)
+    assert "val is the test images" in str(caught.value.got)
+    assert "into a folder test" in str(caught.value.next)
+
+
+def test_few_labels_in_three_folders_are_compared_on_val(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        photos(tmp_path / "photos" / split, {"a": 5, "b": 5})
+    found = found_in(tmp_path / "photos")
+    assert (found.images.few, found.images.val) == (True, None)
+    to_compare = with_images_to_compare_by(found, HELD_BACK)
+    stages = trial_stages(to_compare, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
+    recipe = recipe_of_finalists(stages, tuple(stages.rounds), to_compare, True)
+    roles = datasets_of(recipe, tmp_path, tmp_path, Context())
+    assert all(name.startswith("val/") for name in open_dataset(roles["photos.val"]).sample_ids)
+    assert len(open_dataset(roles["photos.support"]).sample_ids) == 10
+
+
+def test_classes_too_small_for_the_roles_are_refused_before_any_timing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images to validate students on") as caught:
+        select(photos(tmp_path / "photos", {"a": 2, "b": 2}), "--latency-ms", 3)
+    assert "3 of each class or more" in str(caught.value.expected)
 
 
 def test_of_few_labels_some_are_held_back_to_compare_by(tmp_path: Path) -> None:
     found = found_in(photos(tmp_path / "photos", {"a": 5, "b": 5}))
     assert found.images.val is None
-    held_back = with_labels_held_back(found, HELD_BACK)
+    held_back = with_images_to_compare_by(found, HELD_BACK)
     stages = trial_stages(held_back, of_the_shortlist(2), rounds_of(2, 1), on_target=True)
     roles = datasets_of(
         recipe_of_finalists(stages, tuple(stages.rounds), held_back, True), tmp_path, tmp_path, Context()
@@ -312,12 +422,12 @@ def test_of_few_labels_some_are_held_back_to_compare_by(tmp_path: Path) -> None:
     assert set(support.sample_ids).isdisjoint(val.sample_ids)
     assert set(support.labels.tolist()) == set(val.labels.tolist()) == {0, 1}
     enough = found_in(photos(tmp_path / "many", {"a": 60, "b": 60}))
-    assert with_labels_held_back(enough, HELD_BACK) is enough
+    assert with_images_to_compare_by(enough, HELD_BACK) is enough
 
 
-def few_labels(folder: Path) -> tuple[Findings, dict[str, ChosenStudent], Context]:
-    """Five labelled images of noise a class, twelve without labels, and a teacher with random weights."""
-    images = {"a": 5, "b": 5, "unlabelled": 12}
+def noise(folder: Path, labelled: int = 5) -> tuple[Findings, dict[str, ChosenStudent], Context]:
+    """Labelled images of noise, so many a class, twelve without labels, and a teacher with random weights."""
+    images = {"a": labelled, "b": labelled, "unlabelled": 12}
     draw = np.random.default_rng(0)
     for name, count in images.items():
         (folder / "photos" / name).mkdir(parents=True)
@@ -337,8 +447,8 @@ def few_labels(folder: Path) -> tuple[Findings, dict[str, ChosenStudent], Contex
 
 
 def test_with_few_labels_students_learn_from_the_few_shot_teacher_as_in_the_recipe(tmp_path: Path) -> None:
-    found, students, context = few_labels(tmp_path)
-    stages = trial_stages(with_labels_held_back(found, HELD_BACK), students, rounds_of(2, 1), on_target=True)
+    found, students, context = noise(tmp_path)
+    stages = trial_stages(with_images_to_compare_by(found, HELD_BACK), students, rounds_of(2, 1), on_target=True)
     assert [stage.name() for stage in stages.teacher] == ["load", "fewshot"]
     (trial,) = stages.rounds["lcnet_050"]
     (tmp_path / "new.yaml").write_text(recipe_for_student(found, students["lcnet_050"], context).text)
@@ -352,10 +462,12 @@ def test_with_few_labels_students_learn_from_the_few_shot_teacher_as_in_the_reci
 
 
 @pytest.mark.slow
-def test_where_few_labels_show_nothing_the_most_capable_finalist_is_taken(tmp_path: Path) -> None:
-    found, students, context = few_labels(tmp_path)
+@pytest.mark.parametrize("labelled", [5, 30])
+def test_where_the_labels_show_nothing_the_most_capable_finalist_is_taken(tmp_path: Path, labelled: int) -> None:
+    found, students, context = noise(tmp_path, labelled)
+    assert found.images.few is (labelled == 5)
     trials = TrialOptions(epochs=1, runs=tmp_path / "runs")
-    compared = _compared(with_labels_held_back(found, HELD_BACK), students, trials, context)
+    compared = _compared(with_images_to_compare_by(found, HELD_BACK), students, trials, context)
     assert compared.selection is None
     assert compared.taken == "lcnet_050"
     assert "so the most capable finalist is taken" in compared.lines[0]

@@ -222,14 +222,17 @@ def short_recipe(found: Findings, student: ChosenStudent, epochs: int) -> Recipe
     return _parsed(text, found.options.out.absolute().parent)
 
 
-def with_labels_held_back(found: Findings, share: float) -> Findings:
-    """The findings of a folder with few labels, of which a share of each class becomes the role `photos.val`.
+def with_images_to_compare_by(found: Findings, share: float) -> Findings:
+    """The findings of a folder with few labels, with the role `photos.val`: its folder, or a share of the images.
 
-    Nothing changes where there is such a role, or where folders divide the images.
+    Nothing changes where there is such a role, or where folders divide the images and none is left for it.
     """
     images = found.images
-    if not images.few or images.val is not None or images.survey.has_split_folders:
+    if not images.few or images.val is not None:
         return found
+    if images.survey.has_split_folders:
+        is_free = "val" in images.survey.counts and images.test != "photos.val"
+        return replace(found, images=replace(images, val="photos.val")) if is_free else found
     splits = images.config.splits.model_copy(update={"val": share})
     config = images.config.model_copy(update={"splits": splits})
     return replace(found, images=replace(images, config=config, val="photos.val"))

@@ -22,7 +22,7 @@ from edgevit.actions.init_recipe import (
     in_project,
     look_at_folder,
     recipe_for_student,
-    with_labels_held_back,
+    with_images_to_compare_by,
 )
 from edgevit.actions.short_trainings import (
     ACCURACY,
@@ -36,9 +36,10 @@ from edgevit.actions.student_choice import ChosenStudent, students_within, timer
 from edgevit.artifacts import IOSpec, Json
 from edgevit.configs import OPSET
 from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES
-from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU
+from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.context import Context
-from edgevit.errors import DataError, RecipeError
+from edgevit.data.labels import short_classes
+from edgevit.errors import DataError, Diverged, RecipeError, listed
 from edgevit.evaluation import AccuracyRecord, accuracy_record
 from edgevit.evaluation.accuracy import Share
 from edgevit.exporting import onnx_from_module
@@ -52,6 +53,7 @@ from edgevit.selection.records import Timing
 from edgevit.selection.winner import (
     MeasuredModel,
     NotBetterThanGuess,
+    OverBudget,
     SelectionLimits,
     no_winner,
     winner_of,
@@ -70,7 +72,9 @@ class TrialOptions:
     Attributes:
         students: the largest number of students in the first round.
         epochs: of the students that reach the last round.
-        runs: the folder of runs. The recipe that is written finds the teacher there.
+        runs: the folder of runs. The recipe that is written finds the teacher there, unless there are few labels: then
+            that of the trials has not learned from all of them.
+        retry_diverged: trainings that diverged in an earlier call are tried again.
         board: whose latency is predicted, in place of a measurement on the target.
     """
 
@@ -78,6 +82,7 @@ class TrialOptions:
     epochs: int = EPOCHS
     runs: Path = Path("runs")
     board: str | None = None
+    retry_diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
     _check_target(options, trials.board)
     context = in_project(options, context)
     found = look_at_folder(options, context)
-    held_back = with_labels_held_back(found, HELD_BACK)
+    held_back = with_images_to_compare_by(found, HELD_BACK)
     _check_has_validation_images(held_back)
     within = _shortlist(found, trials, context)
     students = {
@@ -166,11 +171,12 @@ def recipe_by_trials(options: InitOptions, trials: TrialOptions, context: Contex
         for candidate, timing in within.items()
     }
     if len(students) == 1:
-        lone = "no smaller student of another architecture is left within the budget, so none was trained to compare"
+        lone = "no other student of the shortlist is within the budget, so none was trained to compare"
         compared = _Compared(next(iter(students)), lines=(lone,))
     else:
-        if held_back is not found:
-            context.progress.say(f"few labels: {HELD_BACK:.0%} of each class are held back, to compare students by")
+        if held_back.images.config != found.images.config:
+            share = f"about {HELD_BACK:.0%} of the images, at least one of each class,"
+            context.progress.say(f"few labels: {share} are held back to compare students by")
         compared = _compared(held_back, students, trials, context)
     student = students[compared.taken]
     reason = _reason(student, options, trials, compared)
@@ -202,7 +208,7 @@ def predictor(num_classes: int, board: str, context: Context) -> Callable[[Candi
         if candidate not in known:
             known[candidate] = _predicted(candidate, num_classes, board, context.folder)
             timing = known[candidate]
-            context.progress.say(f"    predicted {timing.p50_ms:.3g} ms ({_interval(timing)}): {candidate}")
+            context.progress.say(f"    predicted {timing.p50_ms:.3g} ms ({timing.interval()}): {candidate}")
         return known[candidate]
 
     return predict
@@ -260,7 +266,8 @@ def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[
     options, say = found.options, context.progress.say
     assert options.latency_ms is not None
     if trials.board is None:
-        time, where = timer(found.num_classes, found.form, context), "here"
+        time = timer(found.num_classes, found.form, context)
+        where = "here" if options.target in LOCAL_TARGETS else f"on {options.target}"
         say(f"students, timed untrained on {options.target}, p50 of one image:")
     else:
         time, where = predictor(found.num_classes, trials.board, context), f"on {trials.board}, as predicted"
@@ -271,13 +278,24 @@ def _shortlist(found: Findings, trials: TrialOptions, context: Context) -> dict[
 
 
 def _check_has_validation_images(found: Findings) -> None:
-    if found.images.val is None:
+    images, or_else = found.images, "or let edgevit init choose the student by its latency"
+    what, where = "there are no images to validate students on", found.options.folder
+    if images.val is None and images.test == "photos.val":
+        advice = f"move a fifth of the images of each class from train into a folder test; {or_else}"
         raise DataError(
-            "there are no images to validate students on",
-            where=found.options.folder,
-            got="few labelled images of each class, or folders train and test without val",
-            next="add labelled images, or a folder val; or let edgevit init choose the student by its latency",
+            what, where=where, got="folders train and val without test: val is the test images", next=advice
         )
+    if images.val is None:
+        got = f"folders {listed(list(images.survey.counts))} without val"
+        advice = f"move a tenth of the images of each class from train into a folder val; {or_else}"
+        raise DataError(what, where=where, got=got, next=advice)
+    if images.few and not images.survey.has_split_folders:
+        roles = [role for role in (images.labelled, images.test, images.val) if role is not None]
+        counts = images.survey.counts.values()
+        totals = {name: sum(of_split.get(name, 0) for of_split in counts) for name in images.survey.classes}
+        if short := short_classes(totals, totals.values(), len(roles)):
+            expected = f"{len(roles)} of each class or more, one each for {listed(roles)}"
+            raise DataError(what, where=where, got=listed(short), expected=expected, next=f"add images; {or_else}")
 
 
 def _compared(
@@ -289,8 +307,12 @@ def _compared(
     datasets = pipeline.datasets_of(
         recipe_of_finalists(stages, tuple(students), found, on_target), base, trials.runs, context
     )
-    runner = TrialRunner(base, trials.runs, context, datasets)
-    trained = train_in_rounds(stages, rounds, runner)
+    runner = TrialRunner(base, trials.runs, context, datasets, trials.retry_diverged)
+    try:
+        trained = train_in_rounds(stages, rounds, runner)
+    except Diverged as error:
+        advice = "--retry-diverged trains again what diverged"
+        raise Diverged(error.what, where=error.where, got=error.got, next=advice) from None
     try:
         made = runner.run(recipe_of_finalists(stages, trained.finalists, found, on_target))
         selection: Json = (
@@ -303,15 +325,23 @@ def _compared(
             )
         )
     except NotBetterThanGuess as error:
-        if not found.images.few:
-            advice = f"--epochs above {trials.epochs}, or more labelled images"
-            raise NotBetterThanGuess(error.what, where=found.options.folder, got=error.got, next=advice) from None
         most_capable = next(label for label in students if label in trained.finalists)
-        why = f"{error.what}: the labels are too few to compare by, so the most capable finalist is taken"
+        why = f"{error.what}: the images are too few to compare by, or the trainings too short (--epochs)"
+        why += ", so the most capable finalist is taken"
         return _Compared(most_capable, len(students), trained.rounds, trained.dropped, lines=(why,))
+    except OverBudget as error:
+        raise _over_budget(error, found.options.folder) from None
     lines = tuple(_about(selection, trials.board))
     winner = _label_in(selection["winner"])
     return _Compared(winner, len(students), trained.rounds, trained.dropped, selection, lines)
+
+
+def _over_budget(error: OverBudget, folder: Path) -> OverBudget:
+    """The error of the stage `select` in the words of the command."""
+    got, advice = (re.sub(r"\b(?:onnx|int8)/", "", str(text)) for text in (error.got, error.next))
+    options = advice.replace("latency_ms: ", "--latency-ms ").replace("size_mib: ", "--size-mib ")
+    what = "no student of the last round meets the budget, though it did untrained"
+    return OverBudget(what, where=folder, got=got, expected=error.expected, next=options)
 
 
 def _label(candidate: Candidate) -> str:
@@ -346,20 +376,15 @@ def _in_numbers(model: Json, label: str) -> str:
 def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, compared: _Compared) -> str:
     """Why the recipe has this student."""
     assert student.timing is not None
-    how = "the only one within the budget"
+    how = "the only one of the shortlist within the budget"
     if compared.count > 1:
         how = f"selected of {compared.count} by short trainings of up to {_epochs(trials.epochs)}"
     timing = student.timing
     latency = f"{timing.p50_ms:.3g} ms untrained ({timing.form}) on {options.target}"
     if trials.board is not None:
         form = timing.form.removesuffix(PREDICTED)
-        latency = f"predicted {timing.p50_ms:.3g} ms ({form}, {_interval(timing)} ms) on {trials.board}, not measured"
+        latency = f"predicted {timing.p50_ms:.3g} ms ({form}, {timing.interval()} ms) on {trials.board}, not measured"
     return f"The student: {student.candidate}, {how}. {latency}; the budget is {options.latency_ms:g} ms."
-
-
-def _interval(timing: Timing) -> str:
-    nominal = "nominal " if timing.is_nominal else ""
-    return f"{nominal}90% interval {timing.p50_low_ms:.3g} to {timing.p50_high_ms:.3g}"
 
 
 def _on_cpu(runtime: str, threads: int) -> str:
@@ -387,6 +412,7 @@ def _predicted(candidate: Candidate, num_classes: int, board: str, folder: Path 
         p50_ms=estimate.latency_ms,
         p50_low_ms=estimate.low_90_ms,
         p50_high_ms=estimate.high_90_ms,
+        is_predicted=True,
         is_nominal=not estimate.is_coverage_known,
     )
 

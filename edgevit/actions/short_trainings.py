@@ -70,15 +70,24 @@ class TrialRunner:
         base: the folder from which relative paths start.
         runs: the folder of all runs.
         datasets: the data sets and roles of all recipes, by name.
+        retry_diverged: trainings that diverged in an earlier run are tried again.
     """
 
     base: Path
     runs: Path
     context: Context
     datasets: Mapping[str, Artifact]
+    retry_diverged: bool = False
 
     def run(self, recipe: Recipe) -> Mapping[str, Artifact]:
-        return pipeline.run(recipe, self.base, self.runs, self.context, datasets=self.datasets)
+        return pipeline.run(
+            recipe,
+            self.base,
+            self.runs,
+            self.context,
+            datasets=self.datasets,
+            retry_diverged=self.retry_diverged,
+        )
 
     def is_being_made(self, recipe: Recipe) -> bool:
         """Whether another process makes the first stage that is not finished."""
@@ -153,30 +162,37 @@ def recipe_of_finalists(stages: TrialStages, labels: Sequence[str], found: Findi
 def train_in_rounds(stages: TrialStages, rounds: Sequence[Round], runner: TrialRunner) -> ShortTrainings:
     """Train the students in rounds. A student whose training diverges drops out.
 
+    In its place, the next one in the order of the round before trains, if there is one.
+
     Raises:
         Diverged: all trainings of a round diverged, or that of the teacher.
     """
     runner.run(stages.with_stages(*stages.teacher))
-    left, dropped, records, say = tuple(stages.rounds), dict[str, str](), list[Json](), runner.context.progress.say
+    dropped, records, say = dict[str, str](), list[Json](), runner.context.progress.say
+    in_order, left = tuple[str, ...](), tuple(stages.rounds)  # of the round before, the most accurate first
     for place, this in enumerate(rounds):
         say(f"round {place + 1} of {len(rounds)}: {_counted(left)} to epoch {this.epochs}")
         top1: dict[str, float] = {}
-        for label in _free_first(left, stages, place, runner):
-            try:
-                made = runner.run(stages.until(label, place))
-            except Diverged as error:
-                dropped[label] = error.what
-                if dropped.keys() >= set(left):
-                    raise
-                say(f"    {label} drops out: {error.what}")
-            else:
-                top1[label] = made[stages.rounds[label][place].id].metrics["val_top1"]
-        in_order = {label: top1[label] for label in left if label in top1}
-        going_on = most_accurate(in_order, rounds[place + 1].students if place + 1 < len(rounds) else len(in_order))
-        records.append(_record(this, in_order, going_on))
+        while waiting := [label for label in left if label not in top1.keys() | dropped.keys()]:
+            for label in _free_first(waiting, stages, place, runner):
+                try:
+                    made = runner.run(stages.until(label, place))
+                except Diverged as error:
+                    dropped[label] = error.what
+                    spare = [other for other in in_order if other not in left]
+                    if not spare and dropped.keys() >= set(left):
+                        raise
+                    left = (*left, *spare[:1])
+                    instead = f"; {spare[0]} trains on in its place" if spare else ""
+                    say(f"    {label} drops out: {error.what}{instead}")
+                else:
+                    top1[label] = made[stages.rounds[label][place].id].metrics["val_top1"]
+        of_round = {label: top1[label] for label in left if label in top1}
+        in_order = most_accurate(of_round, len(of_round))
+        left = in_order[: rounds[place + 1].students] if place + 1 < len(rounds) else in_order
+        records.append(_record(this, of_round, left))
         for line in _lines(records[-1], is_last=place + 1 == len(rounds)):
             say(line)
-        left = going_on
     return ShortTrainings(left, tuple(records), dropped)
 
 

@@ -31,6 +31,20 @@ def path_argument(value: Any, where: str) -> Path:
         raise RecipeError(f"the path cannot be expanded: {error}", where=where, got=value) from None
 
 
+def text_argument(value: Any, where: str) -> str:
+    """Text. Raises RecipeError for all other values."""
+    if not isinstance(value, str):
+        raise RecipeError("this is no text", where=where, got=_shown(value), expected="text")
+    return value
+
+
+def flag_argument(value: Any, where: str) -> bool:
+    """True or False. Raises RecipeError for all other values."""
+    if not isinstance(value, bool):
+        raise RecipeError("this is neither true nor false", where=where, got=_shown(value), expected="True or False")
+    return value
+
+
 def names_argument(value: Any, where: str) -> tuple[str, ...]:
     """Several names. Raises RecipeError if the value is one text, or if a name is no text."""
     names = () if isinstance(value, str) or not hasattr(value, "__iter__") else tuple(value)

@@ -13,10 +13,12 @@ from edgevit.api.arguments import (
     argument,
     as_settings,
     check_options,
+    flag_argument,
     names_argument,
     number_argument,
     path_argument,
     size_argument,
+    text_argument,
 )
 from edgevit.api.inputs import Data, labelled_images, support_images, unlabelled_images
 from edgevit.api.model import Model
@@ -553,6 +555,7 @@ def select(
     teacher: str | None = None,
     weights: str | Path | None = None,
     offline: bool = False,
+    retry_diverged: bool = False,
     overwrite: bool = False,
     device: str = "auto",
     workers: int | None = None,
@@ -562,7 +565,7 @@ def select(
     The students train in rounds of successive halving, as with `edgevit select`. A stopped call goes on.
 
     Args:
-        data: folder of labelled images: CLASS/*.jpg, or train/, val/, test/ with such.
+        data: folder of labelled images: CLASS/*.jpg, or train/, val/ and test/ with such.
         latency_ms: largest p50 latency, in milliseconds.
         out: the recipe. `edgevit.run` takes it.
         size_mib: largest size of the model file, in MiB.
@@ -574,6 +577,7 @@ def select(
         teacher: the teacher by its timm name.
         weights: file of pretrained weights.
         offline: ask nothing of the network.
+        retry_diverged: train again what diverged in an earlier call.
         overwrite: replace the file at `out`.
         device: where training runs: cpu, cuda, or auto (cuda where it works).
         workers: processes that load images.
@@ -593,28 +597,30 @@ def select(
     from edgevit.actions.init_recipe import InitOptions
     from edgevit.actions.select_student import TrialOptions, recipe_by_trials
     from edgevit.context import Context
-    from edgevit.disks import whole_or_not_at_all
+    from edgevit.disks import check_out, whole_or_not_at_all
     from edgevit.progress import progress_for
 
     file = path_argument(out, argument("select", "out"))
-    if file.exists() and not overwrite:
+    check_out(file, option="out")
+    if file.exists() and not flag_argument(overwrite, argument("select", "overwrite")):
         raise ArtifactError("the path is already taken", where=file, next="give another path, or overwrite=True")
     limit_mib = None if size_mib is None else number_argument(size_mib, float, POSITIVE, argument("select", "size_mib"))
     options = InitOptions(
         path_argument(data, argument("select", "data")),
         file,
-        target,
+        text_argument(target, argument("select", "target")),
         number_argument(latency_ms, float, POSITIVE, argument("select", "latency_ms")),
         limit_mib,
-        teacher=teacher,
+        teacher=None if teacher is None else text_argument(teacher, argument("select", "teacher")),
         weights=None if weights is None else path_argument(weights, argument("select", "weights")),
-        offline=offline,
+        offline=flag_argument(offline, argument("select", "offline")),
     )
     trials = TrialOptions(
         number_argument(students, int, CANDIDATES, argument("select", "students")),
         number_argument(epochs, int, COUNT, argument("select", "epochs")),
         path_argument(runs, argument("select", "runs")),
-        board,
+        None if board is None else text_argument(board, argument("select", "board")),
+        flag_argument(retry_diverged, argument("select", "retry_diverged")),
     )
     context = Context(device=training_device(device, argument("select", "device")), progress=progress_for(sys.stderr))
     if workers is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import textwrap
@@ -15,6 +14,7 @@ import typer
 
 from edgevit.cli.machine import is_utf8
 from edgevit.cli.program import as_called
+from edgevit.disks import check_out as check_out
 from edgevit.disks import whole_or_not_at_all
 from edgevit.terminal import printable, printable_line
 
@@ -91,27 +91,6 @@ def command_as_called(text: str) -> str:
     from edgevit.cli import COMMANDS
 
     return as_called(text, COMMANDS)
-
-
-def check_out(out: Path, *inputs: Path | None, option: str = "--out") -> None:
-    """Refuse, before any work, a result that could not be written, or would replace one of its inputs.
-
-    Raises RecipeError.
-    """
-    from edgevit.errors import RecipeError
-
-    resolved = out.resolve()
-    for source in filter(None, inputs):
-        if source.resolve() in (resolved, *resolved.parents):
-            raise RecipeError("this would overwrite its own input", where=out, next=f"give another {option}")
-    if out.is_dir():
-        raise RecipeError("this is a folder", where=out, expected="a file", next=f"name a file in it with {option}")
-    above = next(folder for folder in resolved.parents if folder.exists())
-    if not above.is_dir():
-        raise RecipeError("a file is in the way of the folder", where=out, got=above, next=f"give another {option}")
-    if not os.access(above, os.W_OK):
-        got = f"no right to write in {above}"
-        raise RecipeError("the file cannot be written", where=out, got=got, next=f"give another {option}")
 
 
 def check_new_file(out: Path, force: bool) -> None:

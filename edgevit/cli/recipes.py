@@ -342,15 +342,20 @@ def _check_needs(recipe: Recipe, pending: frozenset[str]) -> None:
 def _print_plan(answers: list[Reason], recipe: Path, settings: list[str], as_json: bool) -> None:
     from dataclasses import asdict
 
+    from edgevit.pipeline import FINISHED
+
     if as_json:
         print_json([asdict(answer) for answer in answers])
         return
     for answer in answers:
-        echo(f"{answer.id} ({answer.stage}): {'will run' if answer.runs else 'finished'}")
+        echo(f"{answer.id} ({answer.stage}): {answer.state}")
         for reason in answer.reasons:
             echo(f"    {reason}")
     pending = sum(answer.runs for answer in answers)
-    echo(f"{len(answers)} stages, {pending} to run" if pending else f"all {len(answers)} stages are finished")
+    if all(answer.state == FINISHED for answer in answers):
+        echo(f"all {len(answers)} stages are finished")
+    else:
+        echo(f"{len(answers)} stages, {pending or 'none'} to run")
     if pending:
         next_command("edgevit run", recipe, *set_options(settings))
 

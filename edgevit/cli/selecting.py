@@ -18,6 +18,7 @@ from edgevit.cli.options import (
     TargetName,
     Teacher,
     default_of,
+    flag,
     number,
 )
 from edgevit.cli.output import check_new_file, echo, next_command, print_json, terminal_context, write_text_whole
@@ -26,7 +27,8 @@ from edgevit.selection.halving import EPOCHS, STUDENTS
 
 def select(
     data: Annotated[
-        Path, typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or train/, val/, test/ with such.")
+        Path,
+        typer.Option("--data", help="Folder of labelled images: CLASS/*.jpg, or train/, val/ and test/ with such."),
     ],
     latency_ms: Annotated[float, number("--latency-ms", bounds.POSITIVE, "Budget: largest p50 latency, in ms.")],
     size_mib: SizeLimit = None,
@@ -51,6 +53,9 @@ def select(
     teacher: Teacher = None,
     weights: PretrainedWeights = None,
     offline: Offline = False,
+    retry_diverged: Annotated[
+        bool, flag("--retry-diverged", "Train again what diverged when the command was given before.")
+    ] = False,
     force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -70,7 +75,9 @@ def select(
     check_new_file(out, force)
     options = InitOptions(data, out, target, latency_ms, size_mib, teacher=teacher, weights=weights, offline=offline)
     selected = recipe_by_trials(
-        options, TrialOptions(students, epochs, runs, board), terminal_context(device=training_device("auto"))
+        options,
+        TrialOptions(students, epochs, runs, board, retry_diverged),
+        terminal_context(device=training_device("auto")),
     )
     write_text_whole(out, selected.written.text)
     if as_json:
@@ -79,4 +86,4 @@ def select(
     for line in selected.written.lines:
         echo(line)
     echo(f"wrote {out}")
-    next_command("edgevit run", out)
+    next_command("edgevit run", out, *(() if runs == Path("runs") else ("--runs", runs)))

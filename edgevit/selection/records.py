@@ -75,6 +75,8 @@ class Timing(Frozen):
         form: of the deployed file, as `quantize` names it: "int8 all", "float32".
         float_p50_ms: of the float file in the same runtime; None if the float model is deployed.
         warnings: what disturbed the measurement.
+        is_predicted: whether the latency was predicted for a board, with an interval of 90%. That of a measured one is
+            the interval of 95% of the p50.
         is_nominal: of a prediction: whether the coverage of its interval is not known.
     """
 
@@ -87,4 +89,11 @@ class Timing(Frozen):
     p50_high_ms: float
     float_p50_ms: float | None = None
     warnings: tuple[str, ...] = ()
+    is_predicted: bool = False
     is_nominal: bool = False
+
+    def interval(self) -> str:
+        """The interval of the latency in ms, in words."""
+        level = "90%" if self.is_predicted else "95%"
+        nominal = "nominal " if self.is_nominal else ""
+        return f"{nominal}{level} interval {self.p50_low_ms:.3g} to {self.p50_high_ms:.3g}"

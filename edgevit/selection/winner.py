@@ -102,6 +102,10 @@ class NotBetterThanGuess(CheckFailed):
     """No model is shown to be better than always answering the commonest class."""
 
 
+class OverBudget(CheckFailed):
+    """No model meets the budget."""
+
+
 class Against(NamedTuple):
     """A model against the most accurate one: the loss of top-1, and how often as fast it is; None without a race."""
 
@@ -154,7 +158,7 @@ def no_winner(
             "no model is shown to be better than a constant guess", where=where, got=got, next=advice
         )
     advice = " or ".join(_budgets_to_meet(models, limits))
-    return CheckFailed("no model meets the budget", where=where, got=got, expected=str(limits), next=advice)
+    return OverBudget("no model meets the budget", where=where, got=got, expected=str(limits), next=advice)
 
 
 def _reason_against(model: MeasuredModel, limits: SelectionLimits) -> str | None:

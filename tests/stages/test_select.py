@@ -260,6 +260,10 @@ def test_a_run_with_a_lost_model_ends_well_and_says_which_stages_dropped_out(tmp
     said = CliRunner().invoke(app, command, catch_exceptions=False).output
     assert "dropped out, since a training diverged: wild, onnx/wild" in said
     assert "nothing to do" not in said
+    listed = CliRunner().invoke(app, ["why", *command[1:]], catch_exceptions=False).output
+    assert "wild (train): will not run\n    its training diverged in an earlier run; --fresh wild" in listed
+    assert "onnx/wild (export): will not run\n    it drops out: training diverged" in listed
+    assert listed.endswith("7 stages, none to run\n")
     made = edgevit.run(file, runs=runs)
     assert made.dropped == ("wild", "onnx/wild")
     assert "best" in made

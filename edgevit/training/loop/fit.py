@@ -356,9 +356,9 @@ class _Run:
         last = self.saved.last
         kept = f"the last good state is kept in {last}" if last.is_file() else "nothing had been saved yet"
         return Diverged(
-            f"training diverged: {what}; {kept}",
+            f"training diverged: {what}",
             where=self._where(step),
-            got=f"learning rate {self._learning_rate():.3g}",
+            got=f"learning rate {self._learning_rate():.3g}; {kept}",
             expected="finite numbers",
             next="lower learning_rate, or set clip_grad_norm: 1",
         )
