@@ -20,7 +20,7 @@ def mask_overlap(maps: NDArray[np.floating], masks: NDArray[Any], mass: float = 
     weights.
 
     Args:
-        maps: (images, heads, rows, columns), as attention.npz of the stage `attention` has them.
+        maps: (images, heads, rows, columns), laid out as in attention.npz of the stage `attention`, which holds six.
         masks: (images, height, width), true or not 0 on the object, of the image as the model sees it.
         mass: the share of the attention that is kept, above 0 and below 1.
 

@@ -55,7 +55,7 @@ def evaluate_features(
             next=f"neighbors: [{max(1, len(support) // 5)}]",
         )
     record = FeatureRecord(data.sample_ids, support.classes, labels, heads)
-    metrics = record.metrics()
+    metrics = {**record.metrics(), "output": embed.output}
     shown: list[Json] = []
     if is_knn:
         metrics["left_out"] = _left_out(config, plan, support_labels, progress)

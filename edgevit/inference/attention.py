@@ -14,10 +14,16 @@ from edgevit.progress import Bar
 
 
 def attention_of(
-    model: torch.nn.Module, dataset: Dataset, preprocess: Preprocess, device: torch.device, bar: Bar | None = None
+    model: torch.nn.Module,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    bar: Bar | None = None,
+    most_maps: int | None = None,
 ) -> list[LayerAttention]:
     """The attention of each layer that can be read, in the order of the model, over all images of the data set.
 
+    Maps are kept of the first `most_maps` images, or of all.
     Test-time views are left out: a model with views looks at the plain image.
     """
     inner = timm_model(model).to(device).eval()
@@ -27,6 +33,6 @@ def attention_of(
         inner(images_on(device, canvases, preprocess))
         return torch.zeros(len(canvases))
 
-    with recorded_attention(inner, size) as layers:
+    with recorded_attention(inner, size, most_maps) as layers:
         over_canvases(answer, ViewDataset(dataset, preprocess, None, seed=0), 0, SMALL_BATCH, bar)
     return list(layers.values())

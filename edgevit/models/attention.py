@@ -37,7 +37,7 @@ class LayerAttention:
         name: the module's path.
         grid: rows and columns of the patches.
         uniform_px: the mean distance of attention that is equal everywhere.
-        maps: for each image, the attention of the query to each patch, (heads, rows, columns).
+        maps: for each image whose map is kept, the attention of the query to each patch, (heads, rows, columns).
         distances_px: for each image, the mean distance between a patch and the patches that it attends to, (heads,).
     """
 
@@ -49,7 +49,9 @@ class LayerAttention:
 
 
 @contextmanager
-def recorded_attention(model: nn.Module, size: tuple[int, int]) -> Iterator[dict[str, LayerAttention]]:
+def recorded_attention(
+    model: nn.Module, size: tuple[int, int], most_maps: int | None = None
+) -> Iterator[dict[str, LayerAttention]]:
     """The attention of each layer that attends from all patches to all patches, by name, as batches run in the block.
 
     The query of a map is the class token; without one, it is the mean over all patches. Distances weigh the pixels
@@ -58,6 +60,7 @@ def recorded_attention(model: nn.Module, size: tuple[int, int]) -> Iterator[dict
 
     Args:
         size: height and width of the images in pixels.
+        most_maps: number of images whose maps are kept; all by default. Distances are of all images.
     """
     inner, layers = timm_model(model), dict[str, LayerAttention]()
     class_token = getattr(inner, "cls_token", None)  # (1, tokens, channels); with a distillation token in some models
@@ -80,7 +83,7 @@ def recorded_attention(model: nn.Module, size: tuple[int, int]) -> Iterator[dict
         for name, dropout in readable.items():
 
             def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                _record(layers, name, inputs[0].detach(), batch[0], prefix, has_class_token, size)
+                _record(layers, name, inputs[0].detach(), batch[0], prefix, has_class_token, size, most_maps)
 
             stack.callback(dropout.register_forward_pre_hook(record).remove)
         yield layers
@@ -94,6 +97,7 @@ def _record(
     prefix: int,
     has_class_token: bool,
     size: tuple[int, int],
+    most_maps: int | None,
 ) -> None:
     grid = _grid(weights, images, prefix, size)
     if grid is None:
@@ -103,7 +107,8 @@ def _record(
     of_patches = weights[:, :, prefix:, prefix:]
     of_query = weights[:, :, 0, prefix:] if has_class_token else of_patches.mean(2)
     shares = of_patches / of_patches.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    layer.maps += [*of_query.reshape(*of_query.shape[:2], *grid).float().cpu()]
+    kept = of_query if most_maps is None else of_query[: max(0, most_maps - len(layer.maps))]
+    layer.maps += [*kept.reshape(*kept.shape[:2], *grid).float().cpu()]
     layer.distances_px += [*(shares * between).sum(-1).mean(-1).float().cpu()]
 
 

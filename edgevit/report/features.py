@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edgevit.artifacts import Artifact, Json
+from edgevit.artifacts import EMBEDDING, Artifact, Json
 from edgevit.report.variants import Lineup, data_of, grouped, model_digest
 
 
@@ -14,8 +14,9 @@ def of_features(models: Lineup) -> list[Json]:
 
     Models are in the order from teacher to student. `rows` name the heads: {head, label_share, support_images, draws}.
     `left_out` names shares with fewer labelled images than neighbors. The `top1` of a model has a place for each row,
-    None where the head was not measured. `features` holds the measures of `protocol: knn`, None without it. Alignments
-    of different random views do not compare: without `same_views`, they are None.
+    None where the head was not measured. `are_logits` is for files without an embedding output. `features` holds the
+    measures of `protocol: knn`, None without it. Alignments of different random views do not compare: without
+    `same_views`, they are None.
     """
     return [_side_by_side(group) for group in grouped(models, models.featured, _labels_of)]
 
@@ -79,6 +80,7 @@ def _model(evaluations: Sequence[Artifact], rows: Sequence[tuple[float, int, str
         "id": evaluations[0].manifest.inputs["model"].id,
         "evaluations": [evaluation.id for evaluation in evaluations],
         "top1": [top1.get(row) for row in rows],
+        "are_logits": any(each.metrics.get("output", EMBEDDING) != EMBEDDING for each in evaluations),
         "features": features if features is None or same_views else {**features, "alignment": None},
     }
 

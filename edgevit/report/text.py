@@ -614,6 +614,7 @@ def feature_measure_rows(group: Mapping[str, Any]) -> list[tuple[str, list[str]]
 
 def feature_note(group: Mapping[str, Any]) -> str:
     guess = group["constant_guess"]
+    of_logits = [model["id"] for model in group["models"] if model["are_logits"]]
     left_out = "; ".join(
         f"k {', '.join(map(str, row['neighbors']))} of {labels_text(row, ' labels')}" for row in group["left_out"]
     )
@@ -624,6 +625,7 @@ def feature_note(group: Mapping[str, Any]) -> str:
         f"images, and over several draws for new draws too. Always answering '{guess['class']}' gives "
         f"{percent(guess['value'])}."
         + (f" Left out, because there are fewer labelled images than neighbors: {left_out}." if left_out else "")
+        + (f" Features of {', '.join(of_logits)}: its logits, as the file has no embedding." if of_logits else "")
         + ("" if group["same_views"] else " The alignments are not shown: they are of different random views.")
     )
 

@@ -37,7 +37,7 @@ def run(config: Attention, inputs: Mapping[str, Artifact], context: Context, out
     if not len(dataset):
         raise DataError("attention needs images", where=dataset.name, got="no images")
     with context.progress.bar(f"attention on {dataset.name}", len(dataset), "images") as bar:
-        layers = attention_of(built.module, dataset, built.preprocess, torch.device(context.device), bar)
+        layers = attention_of(built.module, dataset, built.preprocess, torch.device(context.device), bar, SHOWN_IMAGES)
     if not layers:
         reason = "no layer with attention between all patches can be read: the report shows first filters alone"
         context.progress.say(f"    {config.id}: {reason}")
@@ -78,7 +78,7 @@ def _layer(layer: LayerAttention) -> Json:
 
 def _maps(layers: Sequence[LayerAttention]) -> NDArray[np.float32] | None:
     """The maps of the last layer for the shown images, (images, heads, rows, columns)."""
-    return torch.stack(layers[-1].maps[:SHOWN_IMAGES]).numpy() if layers else None
+    return torch.stack(layers[-1].maps).numpy() if layers else None
 
 
 def _positions(similarity: torch.Tensor | None) -> NDArray[np.float32] | None:

@@ -183,7 +183,7 @@ def test_a_removed_target_leaves_no_calibration(receipts: Path) -> None:
         ({"conditions": {}}, "does not tell the hash of its file"),
         ({"conditions": {"file_sha256": ["0" * 64]}}, "file_sha256: Input should be a valid dictionary"),
         ({"conditions": {"versions": ["1.24.4"]}}, "versions: Input should be a valid dictionary"),
-        ({"runtime": None}, "runtime: Input should be 'onnxruntime' or 'openvino'"),
+        ({"runtime": None}, "runtime: Input should be"),
         ({"runtime": "foo"}, "runtime: Input should be 'onnxruntime' or 'openvino'"),
         ({"precision": 5}, "precision: Input should be"),
         ({"threads": "two"}, "threads: Input should be a valid integer"),

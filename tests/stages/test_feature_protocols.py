@@ -77,6 +77,16 @@ def test_a_file_with_an_embedding_answers_as_its_checkpoint_but_gives_no_views()
     assert of_file["features"]["rankme"] == pytest.approx(of_checkpoint["features"]["rankme"], rel=1e-3)
     assert of_file["features"]["alignment"] is None
     assert of_checkpoint["features"]["alignment"] > 0
+    assert of_file["output"] == of_checkpoint["output"] == "embedding"
+
+
+def test_features_that_are_logits_are_named(tmp_path: Path) -> None:
+    both = [measured(checkpoint().id), measured(float_onnx().id)]
+    (group,) = write_report(both, Budget(), "features", tmp_path)["features"]
+    assert [model["are_logits"] for model in group["models"]] == [False, True]
+    for name in ("report.html", "report.md"):
+        text = " ".join((tmp_path / name).read_text(encoding="utf-8").split())
+        assert f"Features of {float_onnx().id}: its logits, as the file has no embedding." in text
 
 
 def test_the_measures_are_of_the_features_and_of_two_views() -> None:

@@ -97,7 +97,9 @@ class FcmaeLearner(SelfSupervised):
         inner, size, side = timm_model(self.model), self.preprocess.height, math.isqrt(self.regions)
         if not has_windows(inner) or has_prefix_tokens(inner):
             raise RecipeError(
-                "fcmae masks the inputs of convolutions, and this model mixes its places by attention alone",
+                "fcmae masks the inputs of convolutions, and this model mixes its places by attention alone"
+                if not has_windows(inner)
+                else "fcmae completes the map of a convolutional model, and this model has tokens beside the map",
                 got=type(inner).__name__,
                 expected="a convolutional or hybrid model such as convnextv2_atto, resnet18 or mobilevit_xxs",
                 next="take method: mae for a plain ViT, esvit for Swin, or dino or simclr, which fit any backbone",

@@ -140,7 +140,8 @@ class TokenDecoder(nn.Sequential):
 class TileHead(nn.Module):
     """One vector from the embeddings of tiles: a layer for each tile, and a layer over all of them in their order.
 
-    Noroozi and Favaro 2016, section 3.2; Misra and van der Maaten 2020 (PIRL), section 3.1.
+    Noroozi and Favaro 2016, section 3.2. PIRL's two layers (Misra and van der Maaten 2020, section 3.1) have no ReLU
+    between them.
 
     Args:
         width: channels of a tile's embedding.

@@ -118,6 +118,7 @@ def test_fcmaes_encoder_sees_no_masked_pixel(start: str) -> None:
     [
         ("vit_tiny_patch16_224", 32, {"depth": 1}, r"(?s)attention alone.*VisionTransformer.*mae for a plain ViT"),
         ("swin_tiny_patch4_window7_224", 56, SWIN, r"(?s)attention alone.*SwinTransformer.*esvit for Swin"),
+        ("vit_tiny_r_s16_p8_224", 64, {"depth": 1}, r"(?s)tokens beside the map.*dino or simclr"),
         ("resnet18", 32, {}, r"(?s)got: 1 places at 32 px.*image_size: 96"),
         (
             "efficientvit_m0",
