@@ -357,7 +357,8 @@ def test_weight_that_broke_in_the_last_step_names_that_step_and_its_rate(tmp_pat
             out=tmp_path,
         )
     assert "step 4 of 4" in str(caught.value)
-    assert caught.value.got == "learning rate 0.002"
+    assert caught.value.got == "learning rate 0.002; nothing had been saved yet"
+    assert str(tmp_path) not in caught.value.what  # the key of a selection has the reason
 
 
 def test_moving_average_is_shipped_and_differs_from_the_weights(tmp_path: Path) -> None:
