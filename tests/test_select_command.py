@@ -531,11 +531,10 @@ def test_a_prediction_says_that_it_is_one() -> None:
 @pytest.mark.slow
 def test_students_train_and_the_recipe_of_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    folder = photos(tmp_path / "photos", {"a": 60, "b": 60})
-    said = select(folder, "--latency-ms", 1000, "--students", 2, "--epochs", 1)
+    noise(tmp_path, 30)  # nothing can be learned
+    said = select(tmp_path / "photos", "--latency-ms", 1000, "--students", 2, "--epochs", 1)
     assert "round 1 of 1: 2 students to epoch 1" in said
-    assert "selected: " in said
-    assert "Pareto front after the short trainings" in said
+    assert "so the most capable finalist is taken" in said
     recipe = load_recipe(tmp_path / "new.yaml")
     assert recipe.budget.latency_ms == 1000
-    assert "selected of 2 by short trainings of up to 1 epoch" in (tmp_path / "new.yaml").read_text()
+    assert "the most capable finalist of 2 by short trainings of up to 1 epoch" in (tmp_path / "new.yaml").read_text()

@@ -378,7 +378,8 @@ def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, 
     assert student.timing is not None
     how = "the only one of the shortlist within the budget"
     if compared.count > 1:
-        how = f"selected of {compared.count} by short trainings of up to {_epochs(trials.epochs)}"
+        how = "selected" if compared.selection is not None else "the most capable finalist"
+        how += f" of {compared.count} by short trainings of up to {_epochs(trials.epochs)}"
     timing = student.timing
     latency = f"{timing.p50_ms:.3g} ms untrained ({timing.form}) on {options.target}"
     if trials.board is not None:
