@@ -39,7 +39,7 @@ stages:
   - {stage: train, id: student, model: test_vit, image_size: 32, data: digits.support, epochs: 1, batch_size: 16}
   - {stage: export, id: onnx, model: student}
   - {stage: evaluate, id: accuracy, model: onnx, data: digits.test}
-  - {stage: profile, id: latency, model: onnx, duration_s: 0.05, warmup_s: 0.01, min_runs: 5}
+  - {stage: profile, id: latency, model: onnx, duration_s: 0.05, warmup_s: 0.01, min_runs: 5, starts: 1}
   - {stage: report, id: report, of: [accuracy, latency]}
   - {stage: bundle, id: bundle, model: onnx}
 """

@@ -166,6 +166,7 @@ def test_the_macs_of_the_layers_are_those_of_the_model() -> None:
     assert told["profiled_ms"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known_peaks")
 def test_the_python_interface() -> None:
     found = edgevit.layer_times(onnx_file(float_onnx()), batch_size=2)
@@ -175,6 +176,7 @@ def test_the_python_interface() -> None:
         edgevit.layer_times(onnx_file(float_onnx()), runtime="tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known_peaks")
 def test_the_command_times_the_modules_of_a_checkpoint() -> None:
     shown = run("inspect", checkpoint().path, "--target", "local-cpu")

@@ -176,6 +176,7 @@ def test_neighbors_beyond_a_share_of_the_labels_are_said_and_shown(tmp_path: Pat
         assert "fewer labelled images than neighbors: k 30 of 10 labels (4%, 2 draws)." in text
 
 
+@pytest.mark.slow
 def test_alignments_of_different_views_are_not_set_side_by_side(tmp_path: Path) -> None:
     usual, file = measured(checkpoint().id), measured(with_embedding().id)
     gentle = measured(checkpoint(True).id, "gentle", augmentation=Augmentation(scale=(0.9, 1.0)))

@@ -51,7 +51,7 @@ RECIPE = (
   - {stage: quantize, id: int8, model: onnx, calibration: digits.pool, calibration_images: 32, target: board}
   - {stage: evaluate, id: here, model: int8, data: digits.test}
   - {stage: evaluate, id: there, model: int8, data: digits.test, target: board}
-  - {stage: profile, id: latency, model: int8, target: board, duration_s: 0.1}
+  - {stage: profile, id: latency, model: int8, target: board, duration_s: 0.1, starts: 1}
   - {stage: report, id: report, of: [there, latency]}
 """
 )
@@ -186,7 +186,9 @@ def test_a_recipe_runs_there_and_is_finished_without_the_machine(
 def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
     file = float_onnx().file("model.onnx")
     runner = CliRunner()
-    latency = runner.invoke(app, ["profile", str(file), "--target", "board", "--duration", "0.1", "--json"])
+    latency = runner.invoke(
+        app, ["profile", str(file), "--target", "board", "--duration", "0.1", "--starts", "1", "--json"]
+    )
     assert json.loads(latency.stdout)["target"] == "board"
     compared = runner.invoke(app, ["compare", str(file), str(file), "--target", "board", "--duration", "0.1", "--json"])
     assert json.loads(compared.stdout)["speedup"]["value"] > 0
@@ -194,7 +196,9 @@ def test_commands_take_the_name(host: SshHost, tmp_path: Path) -> None:
     assert named is not None
     add_target("away", MachineTarget(host="ssh://127.0.0.1:1"), named)
     named.write_text(f"{named.read_text()}all: [local-cpu, away, board]\n")
-    several = runner.invoke(app, ["profile", str(file), "--target", "all", "--duration", "0.1", "--json"])
+    several = runner.invoke(
+        app, ["profile", str(file), "--target", "all", "--duration", "0.1", "--starts", "1", "--json"]
+    )
     assert [metrics["target"] for metrics in json.loads(several.stdout)] == ["local-cpu", "board"]
     assert "error: away: the host is there, but no SSH server answers" in several.stderr
     assert several.exit_code == 2

@@ -163,6 +163,7 @@ def test_the_energy_of_runs_on_this_machine(tmp_path: Path) -> None:
     assert Telemetry.of_json(json.loads(json.dumps(measured.telemetry.as_json()))) == measured.telemetry
 
 
+@pytest.mark.slow
 def test_the_energy_of_a_job_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine rests, and then the program starts and doubles the power."""
     own_home(tmp_path, monkeypatch)
@@ -216,6 +217,7 @@ def test_a_machine_without_energy_says_why(
     assert measured.energy == NoEnergy(reason)
 
 
+@pytest.mark.slow
 def test_a_board_that_measures_itself_knows_the_rail_of_its_module(tmp_path: Path) -> None:
     files = {"proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0",
              "sys/class/hwmon/hwmon1/name": "ina3221\n", "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
@@ -285,6 +287,7 @@ def test_a_run_shorter_than_the_interval_of_the_meter_is_refused() -> None:
     assert found.reason.startswith("too short: power was read ")
 
 
+@pytest.mark.slow
 @needs_gcc
 def test_the_energy_of_a_gpu_through_nvml(tmp_path: Path) -> None:
     """80 W at rest and 200 W while the program runs: 1,200 mJ in 10 ms. A second GPU tells no energy."""
