@@ -17,7 +17,7 @@ from edgevit.graphs.files import onnx_file
 from edgevit.profiling.latency_record import LatencyRecord
 from tests.small_models import float_onnx
 
-QUICK = ["--duration", "0.05", "--threads", "2", "--retry", "0"]
+QUICK = ["--duration", "0.05", "--threads", "2", "--retry", "0", "--starts", "2"]
 
 
 def latency(p50_ms: float, relative: float, **changes: Any) -> LatencyRecord:

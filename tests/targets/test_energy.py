@@ -329,6 +329,7 @@ def test_a_gpu_without_a_counter_says_so(tmp_path: Path) -> None:
     assert measured.energy == NoEnergy(NO_GPU_COUNTER)
 
 
+@pytest.mark.slow
 def test_a_profile_in_python_has_the_energy_or_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_home(tmp_path, monkeypatch)
     powercap, options = Powercap(tmp_path / "root", {"intel-rapl:0": 5.0}), {"warmup_s": 0.01, "most_warmup_s": 0}
