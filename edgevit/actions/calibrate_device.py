@@ -24,7 +24,7 @@ from edgevit.checking.shapes import for_batch_of
 from edgevit.configs.runtimes import FileRuntime
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, ModelRefused, RecipeError, TargetError, shortened
-from edgevit.frozen import Frozen
+from edgevit.frozen import Frozen, first_problem
 from edgevit.graphs.files import read_onnx
 from edgevit.graphs.precision import onnx_precision
 from edgevit.latency_model.calibration import (
@@ -268,6 +268,5 @@ def _told(receipt: Receipt, where: Path) -> CalibratingReceipt:
     try:
         return CalibratingReceipt.model_validate(content)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        got = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        raise ArtifactError("the receipt does not calibrate a target", where=where, got=shortened(got)) from None
+        got = shortened(first_problem(error))
+        raise ArtifactError("the receipt does not calibrate a target", where=where, got=got) from None

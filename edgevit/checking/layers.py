@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgevit.checking.plan import Kernel, KernelTensor
 from edgevit.checking.precision import Product, got_in_plan, products
 from edgevit.errors import ArtifactError, CheckFailed, listed, shortened
+from edgevit.frozen import first_problem
 from edgevit.graphs.graph import Graph
 
 LARGEST_BYTES = 2**28
@@ -129,8 +130,7 @@ def kernels_of_engine(file: Path) -> list[Kernel]:
             raise ValueError(f"{file.stat().st_size:,} bytes")
         engine = _Engine.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise _unreadable(file, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        raise _unreadable(file, first_problem(error)) from None
     except ValueError as error:
         raise _unreadable(file, str(error)) from None
     return [_kernel(layer) for layer in engine.layers]

@@ -63,6 +63,27 @@ def labels_among(dataset: Dataset, classes: Sequence[str]) -> Labels | None:
     return None if dataset.labels is None or (indices < 0).any() else indices[dataset.labels]
 
 
+def labelled(dataset: Dataset, what: str) -> Dataset:
+    """The data set, if it has labelled images. Raises DataError otherwise.
+
+    Args:
+        what: in plural, what needs them, for the error.
+    """
+    if dataset.labels is None or not len(dataset):
+        got = "no labels" if len(dataset) else "no images"
+        raise DataError(f"{what} need labelled images", where=dataset.name, got=got)
+    return dataset
+
+
+def check_has_classes_of(support: Dataset, data: Dataset) -> None:
+    """Raise DataError if labelled images to learn from lack a class of the labelled images that are predicted."""
+    assert data.labels is not None
+    names = [data.classes[label] for label in np.unique(data.labels)]
+    if missing_classes(names, support.classes):
+        advice = "name in the data set's include_classes the classes that the support has"
+        raise lacks_classes("the support", names, support.classes, f"{support.name}, {data.name}", advice)
+
+
 def lacks_classes(owner: str, names: Sequence[str], classes: Sequence[str], where: object, next: str) -> DataError:
     """The error for an `owner` ("the model") whose `classes` lack some of the `names` of a data set's classes."""
     missing = missing_classes(names, classes)

@@ -13,7 +13,7 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.labels import class_indices, lacks_classes, missing_classes
+from edgevit.data.labels import check_has_classes_of, class_indices, labelled
 from edgevit.data.splits import sample_by_hash
 from edgevit.errors import DataError
 from edgevit.evaluation.feature_measures import alignment, rankme, uniformity
@@ -40,7 +40,7 @@ def evaluate_features(
     Raises:
         DataError: images have no labels, the support has fewer than two classes, or it lacks a class of the data.
     """
-    data, support = (_labelled(open_dataset(inputs[name])) for name in ("data", "support"))
+    data, support = (labelled(open_dataset(inputs[name]), "heads") for name in ("data", "support"))
     labels, support_labels = _labels_in(data, support), _labels_of(support)
     features, support_features = embed(data), embed(support)
     is_knn = config.protocol == "knn"
@@ -80,13 +80,6 @@ def _left_out(config: Evaluate, plan: LabelPlan, labels: Labels, progress: Progr
     return left_out
 
 
-def _labelled(dataset: Dataset) -> Dataset:
-    if dataset.labels is None or not len(dataset):
-        got = "no labels" if len(dataset) else "no images"
-        raise DataError("heads need labelled images", where=dataset.name, got=got)
-    return dataset
-
-
 def _labels_of(support: Dataset) -> Labels:
     assert support.labels is not None
     if len(np.unique(support.labels)) < 2:
@@ -97,10 +90,7 @@ def _labels_of(support: Dataset) -> Labels:
 def _labels_in(data: Dataset, support: Dataset) -> Labels:
     """The labels of the data as indices into the support's classes, matched by name."""
     assert data.labels is not None
-    names = [data.classes[label] for label in np.unique(data.labels)]
-    if missing_classes(names, support.classes):
-        advice = "name in the data set's include_classes the classes that the support has"
-        raise lacks_classes("the support", names, support.classes, f"{support.name}, {data.name}", advice)
+    check_has_classes_of(support, data)
     return class_indices(data.classes, support.classes)[data.labels]
 
 

@@ -12,9 +12,8 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Evaluate
 from edgevit.data import open_dataset
 from edgevit.data.dataset import Dataset, Labels
-from edgevit.data.labels import class_indices, lacks_classes, missing_classes
+from edgevit.data.labels import check_has_classes_of, class_indices, labelled
 from edgevit.data.splits import sample_by_hash
-from edgevit.errors import DataError
 from edgevit.fewshot.episodes import EpisodePlan, EpisodeResults, draw_episodes, run_episodes, summary
 from edgevit.fewshot.heads import Floats
 from edgevit.progress import Progress
@@ -31,9 +30,9 @@ def evaluate_episodes(
     Raises:
         DataError: images have no labels, a class has too few images, or the support lacks a class of the queries.
     """
-    data = _labelled(open_dataset(inputs["data"]))
+    data = labelled(open_dataset(inputs["data"]), "episodes")
     assert data.labels is not None
-    support = _labelled(open_dataset(inputs["support"])) if "support" in inputs else None
+    support = labelled(open_dataset(inputs["support"]), "episodes") if "support" in inputs else None
     plan = EpisodePlan(config.ways, config.shots, config.queries, config.episodes, config.imbalance, config.seed)
     episodes = (
         draw_episodes(data.labels, None, plan)
@@ -67,21 +66,10 @@ def write_episodes(results: EpisodeResults, out: Path) -> Json:
     return metrics
 
 
-def _labelled(dataset: Dataset) -> Dataset:
-    if dataset.labels is None or not len(dataset):
-        got = "no labels" if len(dataset) else "no images"
-        raise DataError("episodes need labelled images", where=dataset.name, got=got)
-    return dataset
-
-
 def _labels_in(support: Dataset, data: Dataset) -> Labels:
     """The support's labels as indices into the data's classes, matched by name; −1 for a class that `data` lacks."""
     assert support.labels is not None
-    assert data.labels is not None
-    query_classes = [data.classes[label] for label in np.unique(data.labels)]
-    if missing_classes(query_classes, support.classes):
-        advice = "name in the data set's include_classes the classes that the support has"
-        raise lacks_classes("the support", query_classes, support.classes, f"{support.name}, {data.name}", advice)
+    check_has_classes_of(support, data)
     return class_indices(support.classes, data.classes)[support.labels]
 
 

@@ -17,7 +17,7 @@ from edgevit.configs.runtimes import FileRuntime
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, TargetError, shortened
-from edgevit.frozen import Frozen
+from edgevit.frozen import Frozen, first_problem
 from edgevit.latency_model.unit_costs import (
     UNITS,
     MeasuredUnits,
@@ -235,8 +235,7 @@ def _read(file: Path, target: str) -> Calibration:
         if calibration.target != target or any(set(form.costs_ns) != set(UNITS) for form in calibration.forms):
             raise ValueError("of another target, or of another release of edgevit")
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise _unreadable(file, target, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        raise _unreadable(file, target, first_problem(error)) from None
     except (OSError, ValueError) as error:
         raise _unreadable(file, target, str(error)) from None
     return calibration

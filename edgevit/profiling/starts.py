@@ -47,10 +47,12 @@ def measure_over_starts(take: Take, plan: MeasurePlan, starts: int) -> Measureme
 def plan_of_start(plan: MeasurePlan, starts: int, index: int) -> MeasurePlan:
     """The plan of a start, counted from 0. The machine rests and is heated before the first one; the longest warm-up
     of the others is shorter."""
-    share = 1 if index == 0 or plan.most_warmup_s == 0 else starts
+    most_warmup_s = plan.most_warmup_s
+    if index and most_warmup_s:
+        most_warmup_s = max(most_warmup_s / starts, plan.warmup_s)
     return replace(
         plan,
-        most_warmup_s=max(plan.most_warmup_s / share, plan.warmup_s) if share > 1 else plan.most_warmup_s,
+        most_warmup_s=most_warmup_s,
         soak_s=plan.soak_s if index == 0 else 0.0,
         idle_s=plan.idle_s if index == 0 else 0.0,
         duration_s=plan.duration_s / starts,

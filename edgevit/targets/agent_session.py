@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from edgevit.artifacts import Frozen, Json
 from edgevit.errors import ConnectionLost, EdgevitError, TargetError, shortened
+from edgevit.frozen import first_problem
 from edgevit.targets.agent import protocol
 from edgevit.targets.channel import Channel, Closed, Deadline
 
@@ -131,9 +132,7 @@ class AgentSession:
         try:
             return answer.model_validate(result)
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise self._no_answer(f"{place}: {problem['msg']}") from None
+            raise self._no_answer(first_problem(error)) from None
 
     def ask_for_json(self, do: str, timeout_s: float = ANSWER_S, **values: Any) -> Json:
         """The agent's answer as JSON, whose values the caller has to check. Raises as `ask`."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from edgevit.artifacts import Frozen, Json
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
 from edgevit.errors import ArtifactError, EdgevitError, ModelRefused, TargetError, shortened
+from edgevit.frozen import first_problem
 from edgevit.model_file import TargetInfo
 from edgevit.profiling.measure import Label
 from edgevit.profiling.telemetry import Telemetry
@@ -143,8 +144,7 @@ class RemoteWorker:
         try:
             return answer.model_validate_json(self._file(finished, RESULT).read_bytes())
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise self.no_answer(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            raise self.no_answer(first_problem(error)) from None
 
     def _file(self, finished: Finished, name: str) -> Path:
         if name not in finished.files:
