@@ -3,13 +3,13 @@
     python -m benchmarks.compositions CIFAR WEIGHTS [--seeds 1] [--ways NAME …] [--rounds 12] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-the teacher. The model is vit in benchmarks/models/ (small_models.py), which that teacher taught for three epochs.
+the teacher. The model is the ViT in benchmarks/models/ (deit, reference_students.py), which learned for 80 epochs.
 
 Each way in WAYS cuts it to about a half, or in several cuts to about a third, of its multiply-accumulates. What
-trains does so for two epochs on the same 15,000 images by the recipe that made the model, however these are divided
-among the cuts. `factorize` comes after `prune`, which finds no layers of its own in what is factorized. Beside them:
-the whole model as it is, and trained on as long; and smaller students, shallower and narrower, made from the start as
-the model was and trained on as long as the rest.
+trains does so for two epochs on the same 15,000 images by that teacher, however these are divided among the cuts.
+`factorize` comes after `prune`, which finds no layers of its own in what is factorized. Beside them: the whole model
+as it is, and trained on as long; and smaller students, shallower and narrower, made from the start as the model was
+(--epochs, over an hour each by default) and trained on as long as the rest.
 
 Each is exported and quantized for ONNX Runtime (`placement: all`), and evaluated on the 10,000 test images. All files
 are then timed in turns in one process, one thread, one image at a time: the speed-up is the p50 of the whole float
@@ -29,11 +29,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import interleaved_p50_ms, publish, spread
-from benchmarks.small_models import FORMS, IMAGES, MODELS, Lessons, deployed, lessons, small_models
+from benchmarks.reference_students import FORMS, IMAGES, MODELS, STUDENT, Lessons, deployed, lessons, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
-from edgevit.configs import STAGES, Load, Stage
+from edgevit.configs import STAGES, Distill, Load, Stage
 from edgevit.evaluation.paired import paired_drop
 from edgevit.evaluation.record import correct_predictions
 from edgevit.recipe import Recipe
@@ -41,7 +41,7 @@ from edgevit.runtimes.base import SessionOptions, random_images
 from edgevit.runtimes.sessions import open_session
 
 Step = Mapping[str, Any]
-MODEL, WHOLE = "vit", "whole"
+MODEL, WHOLE = "deit", "whole"
 EPOCHS, LEARNING_RATE = 2, 5e-4
 TRAINS = ("distill", "qat")
 
@@ -87,7 +87,7 @@ WAYS: dict[str, tuple[Step, ...]] = {
 }
 FROM_THE_START: dict[str, Json] = {
     "shallower-train": {"depth": 3},
-    "narrower-train": {"embed_dim": 132},
+    "narrower-train": {"embed_dim": 72},
 }
 
 
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     names = [*WAYS, *FROM_THE_START]
     parser.add_argument("--ways", nargs="*", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--epochs", type=int, default=80, help="of smaller students made from the start")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--turn-s", type=float, default=0.5, help="seconds that a file is timed in each round")
     parser.add_argument("--threads", type=int, default=2, help="while training")
@@ -116,21 +117,26 @@ def main() -> None:
 
 def _recipe(asked: argparse.Namespace) -> Recipe:
     taught = lessons(asked.cifar, asked.weights)
-    whole = next(model.stage for model in small_models(asked.models) if model.name == MODEL)
+    whole = next(model.stage for model in reference_students(asked.models) if model.name == MODEL)
+    student = taught.stages[f"{STUDENT}{MODEL}"].model_copy(update={"epochs": asked.epochs})
+    assert isinstance(student, Distill)
+    assert student.teacher is not None
     stages: list[Stage] = [taught.teacher, whole]
+    if set(asked.ways) & set(FROM_THE_START):
+        stages.append(taught.stages[student.teacher])
     for seed in range(asked.seeds):
         for way in asked.ways:
-            stages += _way(way, seed, whole, taught)
+            stages += _way(way, seed, whole, student, taught)
     return taught.recipe("compositions", stages)
 
 
-def _way(way: str, seed: int, whole: Load, taught: Lessons) -> Iterator[Stage]:
+def _way(way: str, seed: int, whole: Load, student: Distill, taught: Lessons) -> Iterator[Stage]:
     """The stages of one way, up to its evaluations."""
     name, start, steps = f"{way}/{seed}", whole.id, WAYS.get(way)
     if steps is None:
-        args = {**taught.vit.model_args, **FROM_THE_START[way]}
+        args = {**student.model_args, **FROM_THE_START[way]}
         start, steps = f"{name}/student", (train(EPOCHS),)
-        yield taught.vit.model_copy(update={"id": start, "model_args": args, "seed": seed})
+        yield student.model_copy(update={"id": start, "model_args": args, "seed": seed})
     for number, step in enumerate(steps, 1):
         given = {"id": f"{name}/{number}", "seed": seed, **step}
         yield taught.further(start, given) if step["stage"] in TRAINS else _cut(start, given)

@@ -1,12 +1,12 @@
 """edgevit's INT8 against other quantizers: the same float ONNX file, calibration images, test images and machine.
 
     python -m benchmarks.compression_peers CIFAR [--onnxruntime PYTHON] [--olive PYTHON] [--modelopt PYTHON]
-        [--nncf PYTHON] [--random NAME …] [--small NAME …] [--rounds 20] [--runs runs]
+        [--nncf PYTHON] [--random NAME …] [--students NAME …] [--rounds 20] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. Each PYTHON has what its script under benchmarks/peers/ says in its first
 lines; a peer that is not given is left out. OpenVINO is needed here too, for the files of NNCF.
 
-Models: those in benchmarks/models/, which were trained on CIFAR-10 (small_models.py), and timm models with random
+Models: those in benchmarks/models/, which were trained on CIFAR-10 (reference_students.py), and timm models with random
 weights at their own size, where accuracy means nothing and the SQNR stands in its place.
 
 edgevit's files come from its own stages: `export`, `quantize` for each runtime, which ships the fastest form that it
@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import RESULTS, conditions, interleaved_p50_ms, models_before, publish, spread
 from benchmarks.compression_plot import drop_against_speedup
-from benchmarks.small_models import MODELS, small_models
+from benchmarks.reference_students import MODELS, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, IOSpec, Json, sha256_of, sha256_of_file
 from edgevit.cli.output import terminal_context
@@ -156,7 +156,7 @@ def _asked() -> argparse.Namespace:
         parser.add_argument(f"--{peer}", type=Path, default=own, metavar="PYTHON")
     parser.add_argument("--random", nargs="*", default=RANDOM, help="timm models with random weights", metavar="NAME")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of trained models")
-    parser.add_argument("--small", nargs="*", help="which of them; all by default", metavar="NAME")
+    parser.add_argument("--students", nargs="*", help="which of them; all by default", metavar="NAME")
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--test-images", type=int, default=10_000, help="for trained models")
     parser.add_argument("--random-test-images", type=int, default=256, help="for random weights")
@@ -171,9 +171,9 @@ def _loads(asked: argparse.Namespace) -> Iterator[tuple[Load, bool]]:
     """The stage that loads each model, and whether it was trained."""
     for name in asked.random:
         yield Load(stage="load", id=name, model=name, classes_of="cifar.train"), False
-    for small in small_models(asked.models):
-        if asked.small is None or small.name in asked.small:
-            yield small.stage, True
+    for student in reference_students(asked.models):
+        if asked.students is None or student.name in asked.students:
+            yield student.stage, True
 
 
 # What is compared -----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What each compressed form loses on a model with the activations of a pretrained one, and on the model without them.
 
-    python -m benchmarks.outliers CIFAR [--small NAME …] [--images 1000] [--threads 2]
+    python -m benchmarks.outliers CIFAR [--students NAME …] [--images 1000] [--threads 2]
 
 CIFAR is a folder with cifar-10-batches-py. Pretrained ViTs have a large residual stream, layer norms with a few large
 channels, and a token of massive activations (Sun et al. 2024, "Massive Activations in Large Language Models"; Xiao et
@@ -36,7 +36,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.common import conditions, models_before, publish
-from benchmarks.small_models import SmallModel, small_models
+from benchmarks.reference_students import ReferenceStudent, reference_students
 from edgevit.actions.single_stage import SingleStages, single_stages
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
@@ -102,8 +102,8 @@ class NotAPlainVit(ArtifactError):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
-    kept = {model.name: model for model in small_models()}
-    parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
+    kept = {model.name: model for model in reference_students()}
+    parser.add_argument("--students", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
@@ -114,7 +114,7 @@ def main() -> None:
     data = dataset_artifacts({"cifar": cifar}, Path.cwd(), [CALIBRATION, TEST])
     measured, left_out = models_before("outliers"), models_before("outliers", "left_out")
     with single_stages(terminal_context()) as stages:
-        for name in asked.small:
+        for name in asked.students:
             measured.pop(name, None)
             left_out.pop(name, None)
             try:
@@ -124,7 +124,9 @@ def main() -> None:
             publish("outliers", {"models": measured, "left_out": left_out})
 
 
-def _measured(model: SmallModel, stages: SingleStages, data: Mapping[str, Artifact], images: int, threads: int) -> Json:
+def _measured(
+    model: ReferenceStudent, stages: SingleStages, data: Mapping[str, Artifact], images: int, threads: int
+) -> Json:
     plain, test = stages.make(model.stage), open_dataset(data[TEST])
     canvases = preprocessed((test.image(index) for index in range(images)), plain.io.preprocess)
     calibration = _first_images(open_dataset(data[CALIBRATION]), plain)
@@ -151,7 +153,7 @@ def _first_images(dataset: Dataset, model: Artifact) -> Tensor:
     return torch.from_numpy(preprocessed(images, model.io.preprocess))
 
 
-def _loaded(changed: VisionTransformer, model: SmallModel, stages: SingleStages) -> Artifact:
+def _loaded(changed: VisionTransformer, model: ReferenceStudent, stages: SingleStages) -> Artifact:
     """The checkpoint of a model with outliers."""
     args = {**model.stage.model_args, "of": model.stage.model, "epsilon": epsilon_of(changed)}
     fields = {**model.stage.model_dump(), "id": f"{model.name}-outliers", "model": NAME, "model_args": args}

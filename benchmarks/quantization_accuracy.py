@@ -1,17 +1,17 @@
 """What INT8, FP8 and INT4 lose, and what bias correction and quantization-aware training win back of INT8's losses.
 
-    python -m benchmarks.quantization_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--small NAME …]
+    python -m benchmarks.quantization_accuracy CIFAR WEIGHTS [--imagenet NPZ] [--seeds 3] [--students NAME …]
         [--ways WAY …] [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-which teaches (small_models.py). NPZ is imagenet_mobilenet_v2_1.0_224_int8w.npz (imagenet_mobilenetv2.py).
+which teaches (reference_students.py). NPZ is imagenet_mobilenet_v2_1.0_224_int8w.npz (imagenet_mobilenetv2.py).
 
 Each form is written with all that its dialect quantizes (`placement: all`), calibrated by minmax on 256 training images
 that the seed draws; no layer is kept float. `ptq` is INT8 for ONNX Runtime, `corrected` the same with bias_correction;
 `tensorrt`, `float8` and `int4` are for TensorRT, the rest in float16, here run by ONNX Runtime. Accuracy is that of the
 files, on the 10,000 test images.
 
-The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as vit was taught, once
+The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as conv was taught, once
 rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives.
 
 With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, images at 192 px, and the nearest
@@ -36,7 +36,7 @@ import torch
 
 from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import conditions, models_before, publish
-from benchmarks.small_models import FORMS, IMAGES, Lessons, deployed, lessons, small_models
+from benchmarks.reference_students import FORMS, IMAGES, Lessons, deployed, lessons, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
@@ -57,7 +57,7 @@ WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and field
     "float8": (None, {"runtime": "tensorrt", "precision": "float8"}),
     "int4": (None, {"runtime": "tensorrt", "precision": "int4"}),
 }
-NOTHING_TO_QUANTIZE = (("coatnet", "int4"), ("hybrid", "int4"), ("conv", "int4"))  # their layers are convolutions
+NOTHING_TO_QUANTIZE = (("hybrid", "int4"), ("conv", "int4"))  # their layers are convolutions
 FROM_PTQ = ("corrected", "qat", "further")
 
 
@@ -78,15 +78,15 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--imagenet", type=Path, metavar="NPZ")
     parser.add_argument("--seeds", type=int, default=3)
-    kept = {model.name: model.stage for model in small_models()}
-    parser.add_argument("--small", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
+    kept = {model.name: model.stage for model in reference_students()}
+    parser.add_argument("--students", nargs="*", default=list(kept), choices=kept, metavar="NAME", help=", ".join(kept))
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     asked.ways = list(dict.fromkeys(["ptq", *asked.ways]))
-    subjects = [Subject([kept[name]], _possible(name, asked.ways)) for name in asked.small]
+    subjects = [Subject([kept[name]], _possible(name, asked.ways)) for name in asked.students]
     if asked.imagenet is not None:
         subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs), asked.ways))
     taught = lessons(asked.cifar, asked.weights)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.common import publish
-from benchmarks.small_models import SmallModel, small_models
+from benchmarks.reference_students import ReferenceStudent, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
@@ -60,8 +60,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     images = images_of(asked.cifar)
-    made = pipeline.run(_recipe(small_models()), Path.cwd(), asked.runs, terminal_context())
-    rows = {model.name: list(_rows(made[f"onnx/{model.name}"], images, asked.threads)) for model in small_models()}
+    made = pipeline.run(_recipe(reference_students()), Path.cwd(), asked.runs, terminal_context())
+    rows = {
+        model.name: list(_rows(made[f"onnx/{model.name}"], images, asked.threads)) for model in reference_students()
+    }
     publish("quantization_gate", {"rows": rows, "summary": summary(rows)})
 
 
@@ -121,7 +123,7 @@ def _rank(forms: list[Json], measure: str) -> float:
     return float(spearmanr(values, [form["truth"]["value"] for form in forms]).statistic)
 
 
-def _recipe(models: list[SmallModel]) -> Recipe:
+def _recipe(models: list[ReferenceStudent]) -> Recipe:
     exports = [Export(stage="export", id=f"onnx/{model.name}", model=model.name) for model in models]
     stages = [*(model.stage for model in models), *exports]
     return Recipe.model_validate({"name": "quantization-gate", "datasets": {}, "stages": stages})

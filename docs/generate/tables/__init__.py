@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "latency_model": latency.latency_model,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,
+    "outliers": compression.outliers,
     "overhead": whole_path.spreads,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,

@@ -18,7 +18,6 @@ IN_WORDS = {
     "alpha_tim": "α-TIM",
     "balanced": "balanced class weights",
     "attention": "attention transfer",
-    "coatnet": "CoAtNet",
     "conv": "ResNet-10",
     "corrected": "INT8 with bias correction",
     "dkd": "DKD",
@@ -26,8 +25,8 @@ IN_WORDS = {
     "effective_number": "weights by effective number",
     "float8": "FP8 for TensorRT",
     "gaussian_mixture": "Gaussian mixture",
-    "hybrid": "CoAtNet, 60 epochs",
-    "deit": "ViT, 80 epochs",
+    "hybrid": "CoAtNet",
+    "deit": "ViT",
     "imagenet": "teacher, float32",
     "int4": "INT4 weights for TensorRT",
     "int8/body-a": "body a, INT8",
@@ -59,10 +58,8 @@ IN_WORDS = {
     "scratch": "without a teacher",
     "standardized": "standardized logits",
     "tensorrt": "INT8 for TensorRT",
-    "tiny_vit": "TinyViT",
     "token-hard": "distillation token, hard",
     "token-soft": "distillation token, soft",
-    "vit": "ViT",
 }
 
 

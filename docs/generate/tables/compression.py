@@ -27,10 +27,14 @@ _COMPOSITIONS = {
     "prune_blocks_too-train": "`prune` of blocks too, trained",
     "prune-qat": "`prune`, `qat`",
     "prune-train-qat": "`prune`, trained, `qat`",
-    "factorise-train": "`factorize`, trained",
-    "prune-factorise-train": "`prune`, `factorize`, trained",
-    "prune-train-factorise-train": "`prune`, trained, `factorize`, trained",
+    "prune_by_magnitude-train": "`prune` by magnitude, trained",
+    "factorize-train": "`factorize`, trained",
+    "prune-factorize-train": "`prune`, `factorize`, trained",
+    "prune-train-factorize-train": "`prune`, trained, `factorize`, trained",
+    "prune-merge-train": "`prune`, `merge_tokens`, trained",
+    "prune-train-merge-train": "`prune`, trained, `merge_tokens`, trained",
     "shallower-train": "half as deep from the start, trained on",
+    "narrower-train": "narrower from the start, trained on",
 }
 
 
@@ -106,29 +110,66 @@ def quantization_gate(result: Json) -> Iterator[Table]:
     )
 
 
-def compositions(result: Json) -> Iterator[Table]:
-    whole = result["rows"]["whole/0"]["macs"]
-    rows = [
-        (
-            _COMPOSITIONS[name.removesuffix("/0")],
-            fixed(0, 100, "%")(found["macs"] / whole),
-            *(
-                cell
-                for form in ("float", "int8")
-                for cell in (
-                    points_lost(found[form]["top1_drop"]),
-                    with_extremes(found[form]["speedup"], numbers.ratio),
+def outliers(result: Json) -> Iterator[Table]:
+    for name, found in result["models"].items():
+        plain, changed = found["forms"]["plain"], found["forms"]["outliers"]
+        yield Table(
+            name,
+            ("form", "plain: SQNR", "same answers", "with outliers: SQNR", "same answers", "layers in float"),
+            tuple(
+                (
+                    form,
+                    *_beside_float(plain[form]),
+                    *_beside_float(changed[form]),
+                    str(changed[form].get("kept_float", NOTHING)),
                 )
+                for form in plain
+                if form != "float32"
             ),
+            f"Against the float file of the same model, on {found['images']:,} test images. Layers in float are those "
+            "of the model with outliers.",
+            spelled(name),
         )
-        for name, found in result["rows"].items()
-    ]
+    yield Table(
+        "stream",
+        ("model", "plain", "with outliers"),
+        tuple(
+            (spelled(name), *(_from_first_to_last(found["stream"][kind]) for kind in ("plain", "outliers")))
+            for name, found in result["models"].items()
+        ),
+        "Largest magnitude that enters the first and the last layer norm, on the calibration images.",
+        "Residual stream",
+    )
+
+
+def _beside_float(form: Json) -> tuple[str, str]:
+    """The SQNR and the share of equal answers."""
+    return ("refused", NOTHING) if "refused" in form else (decibels(form["sqnr_db"]), percent(form["agreement"]))
+
+
+def _from_first_to_last(sizes: Sequence[float]) -> str:
+    return f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}"
+
+
+def compositions(result: Json) -> Iterator[Table]:
+    by_way = {
+        way: [row for name, row in result["rows"].items() if name.startswith(f"{way}/")] for way in result["ways"]
+    }
+    whole = by_way["whole"][0]["macs"]
     yield Table(
         "ways",
         ("way", "MACs", "float: points lost", "times as fast", "INT8: points lost", "times as fast"),
-        tuple(rows),
-        f"Times as fast as the whole float model: the median of {result['rounds']} interleaved rounds, the slowest and "
-        f"the fastest. Points have 95% intervals of the images; below 0, the way gains.",
+        tuple(
+            (
+                _COMPOSITIONS[way],
+                fixed(0, 100, "%")(statistics.mean(row["macs"] for row in rows) / whole),
+                *(cell for form in ("float", "int8") for cell in _composed([row[form] for row in rows])),
+            )
+            for way, rows in by_way.items()
+        ),
+        f"Points: the mean of {len(by_way['whole'])} seeds, and each seed; below 0, the way gains. Times as fast as "
+        f"the whole float model: the median of {result['rounds']} interleaved rounds of the files of all seeds, the "
+        "slowest and the fastest.",
     )
 
 
@@ -280,13 +321,28 @@ def _fastest_and_closest(rows: Sequence[Json], trained: bool) -> list[Json]:
     ]
 
 
+def _composed(seeds: Sequence[Json]) -> tuple[str, str]:
+    """Points lost and times as fast, of one form of one way."""
+    lost, speeds = _each([seed["top1_drop"]["value"] for seed in seeds]), [seed["speedup"] for seed in seeds]
+    rounds = [ratio for speed in speeds for ratio in speed["raw"]]
+    return lost, with_extremes(
+        {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds)}, numbers.ratio
+    )
+
+
+def _each(lost: Sequence[float]) -> str:
+    """The mean of drops of top-1, and each of them, in points."""
+    points = fixed(2, 100)
+    return f"{points(statistics.mean(lost))} ({', '.join(map(points, lost))})"
+
+
 def _lost(found: Json, way: str) -> str:
     draws = [seed[way]["lost"] for seed in found["seeds"] if way in seed]
     if not draws:
         return NOTHING
     if len(draws) == 1:
         return points_lost(draws[0])
-    return f"{fixed(2, 100)(found['mean_lost'][way])} ({', '.join(fixed(2, 100)(one['value']) for one in draws)})"
+    return _each([one["value"] for one in draws])
 
 
 def _mean_float(found: Json, way: str) -> str:

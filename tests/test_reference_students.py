@@ -1,4 +1,4 @@
-"""The small models that benchmarks quantize: how they are kept, and the recipe that trains them."""
+"""The reference students: how they are kept, and the recipe that trains them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.compression_peers import OPENVINO, ORT, OWN
 from benchmarks.compression_plot import drop_against_speedup
-from benchmarks.small_models import RECIPES, STUDENT, keep, small_models
+from benchmarks.reference_students import RECIPE, STUDENT, keep, reference_students
 from edgevit.actions.single_stage import single_stages
 from edgevit.configs import Load
 from edgevit.context import Context
@@ -34,7 +34,7 @@ def test_a_kept_model_answers_as_the_student_did_to_within_float16(tmp_path: Pat
     with single_stages(Context()) as stages:
         student = stages.make(load)
         keep(student, TOP1, tmp_path / "tiny")
-        (kept,) = small_models(tmp_path)
+        (kept,) = reference_students(tmp_path)
         again = stages.make(kept.stage)
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
@@ -47,14 +47,13 @@ def test_weights_other_than_those_described_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tiny.safetensors").write_bytes(b"others")
     (tmp_path / "tiny.json").write_text(json.dumps({"sha256": "0" * 64}))
     with pytest.raises(ArtifactError, match="these are other weights"):
-        small_models(tmp_path)
+        reference_students(tmp_path)
 
 
-@pytest.mark.parametrize(("recipe", "count"), [("small", 2), ("reference", 3)])
-def test_every_student_of_the_recipe_is_taught_and_judged(recipe: str, count: int) -> None:
-    stages = {stage.id: stage for stage in load_recipe(RECIPES[recipe]).stages}
+def test_every_student_of_the_recipe_is_taught_and_judged_and_kept() -> None:
+    stages = {stage.id: stage for stage in load_recipe(RECIPE).stages}
     students = [name for name in stages if name.startswith(STUDENT)]
-    assert len(students) == count
+    assert sorted(name.removeprefix(STUDENT) for name in students) == [one.name for one in reference_students()]
     assert all(f"accuracy/{name.removeprefix(STUDENT)}" in stages for name in students)
 
 

@@ -1,14 +1,11 @@
-"""Train the small models that benchmarks quantize, and keep them in benchmarks/models/.
+"""Train the reference students, which other benchmarks quantize and cut, and keep them in benchmarks/models/.
 
-    python -m benchmarks.small_models CIFAR WEIGHTS [--recipe small|reference] [--exercise RUN] [--runs runs]
-        [--models benchmarks/models] [--threads 2] [--set KEY=VALUE …]
+    python -m benchmarks.reference_students CIFAR WEIGHTS [--runs runs] [--models benchmarks/models] [--threads 2]
+        [--set KEY=VALUE …]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-with cifar10_resnet20-12fca82f.th beside it for the reference students. The recipe is small_models.yaml, about half an
-hour alone on two cores, or reference_students.yaml, about four hours of one core;
---set changes it as it does in `edgevit run`. A run that was stopped goes on. RUN is what cifar10_exercise.py left,
-runs/cifar10-10way-5shot: its student b, which five labels a class and an unlabelled pool taught, is kept as coatnet, a
-second hybrid.
+with cifar10_resnet20-12fca82f.th beside it. The recipe reference_students.yaml takes about four hours of one core;
+--set changes it as it does in `edgevit run`. A run that was stopped goes on.
 
 Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained and
 the curve of its loss, what it scored with the float32 weights, and the sha256 of the other file.
@@ -30,24 +27,26 @@ from benchmarks.common import ROOT
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json, sha256_of_file
 from edgevit.cli.output import terminal_context
-from edgevit.configs import STAGES, DatasetConfig, Distill, Evaluate, Export, Load, Quantize, Stage
+from edgevit.configs import STAGES, DatasetConfig, Evaluate, Export, Load, Quantize, Stage
 from edgevit.errors import ArtifactError
 from edgevit.models.checkpoints import DESCRIPTION, WEIGHTS
 from edgevit.recipe import Recipe, load_recipe
 from edgevit.training.loop.metrics_log import METRICS
 
-RECIPE = ROOT / "benchmarks" / "small_models.yaml"
-RECIPES = {"small": RECIPE, "reference": ROOT / "benchmarks" / "reference_students.yaml"}
-GUIDE = "cifar10_resnet20-12fca82f.th"  # the second teacher of the reference students
+RECIPE = ROOT / "benchmarks" / "reference_students.yaml"
+GUIDE = "cifar10_resnet20-12fca82f.th"  # the second teacher
 MODELS = ROOT / "benchmarks" / "models"
 STUDENT = "student/"
 FORMS = ("float", "int8")
 IMAGES, SHOTS = "cifar.support", 1500  # what other benchmarks train these models on further, SHOTS a class
-AS_TAUGHT = ("teacher", "teacher_view", "objectives", "batch_size", "warmup_fraction", "augmentation", "precision")
+AS_TAUGHT = (
+    *("teacher", "teacher_view", "objectives", "batch_size", "warmup_fraction", "augmentation", "precision"),
+    "channels_last",
+)
 
 
 class Lessons(NamedTuple):
-    """How the models are taught: the stages of small_models.yaml, by their ids, and the data."""
+    """How the students are taught: the stages of reference_students.yaml, by their ids, and the data."""
 
     stages: Mapping[str, Stage]
     datasets: Mapping[str, DatasetConfig]
@@ -56,15 +55,9 @@ class Lessons(NamedTuple):
     def teacher(self) -> Stage:
         return self.stages["teacher"]
 
-    @property
-    def vit(self) -> Distill:
-        student = self.stages[f"{STUDENT}vit"]
-        assert isinstance(student, Distill)
-        return student
-
     def further(self, start: str, changes: Json) -> Stage:
-        """The stage that trains a checkpoint further on IMAGES, as vit was taught but for `changes`."""
-        lesson = self.vit.model_dump(mode="json", include=set(AS_TAUGHT))
+        """The stage that trains a checkpoint further on IMAGES, as conv was taught but for `changes`."""
+        lesson = self.stages[f"{STUDENT}conv"].model_dump(mode="json", include=set(AS_TAUGHT))
         images = {"streams": [{"data": IMAGES}], "init": start}
         if changes["stage"] == "qat":
             images["calibration"] = IMAGES
@@ -74,8 +67,8 @@ class Lessons(NamedTuple):
         return Recipe.model_validate({"name": name, "datasets": self.datasets, "stages": tuple(stages)})
 
 
-class SmallModel(NamedTuple):
-    """A kept model: the stage that loads it, and what is known of it."""
+class ReferenceStudent(NamedTuple):
+    """A kept student: the stage that loads it, and what is known of it."""
 
     name: str
     stage: Load
@@ -86,28 +79,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), default="small")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--exercise", type=Path, metavar="RUN")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    guide = [f"stages.guide.weights={asked.weights.absolute().with_name(GUIDE)}"] if asked.recipe == "reference" else []
-    recipe = load_recipe(RECIPES[asked.recipe], [*_given(asked.cifar, asked.weights), *guide, *asked.set])
+    recipe = load_recipe(RECIPE, [*_given(asked.cifar, asked.weights), *asked.set])
     done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
     asked.models.mkdir(parents=True, exist_ok=True)
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)
         keep(done[name], done[f"accuracy/{short}"].metrics["top1"], asked.models / short)
-    if asked.exercise is not None:
-        student, accuracy = (Artifact.load(asked.exercise / part) for part in ("student/b", "accuracy/student-b"))
-        keep(student, accuracy.metrics["top1"], asked.models / "coatnet")
 
 
 def lessons(cifar: Path, weights: Path) -> Lessons:
-    """How the models were taught."""
+    """How the students were taught."""
     recipe = load_recipe(RECIPE, [*_given(cifar, weights), f"datasets.cifar.few_shot={{shots: {SHOTS}, draw: 0}}"])
     return Lessons({stage.id: stage for stage in recipe.stages}, recipe.datasets)
 
@@ -132,9 +119,9 @@ def keep(student: Artifact, top1: Json, stem: Path) -> None:
     stem.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n")
 
 
-def small_models(folder: Path = MODELS) -> list[SmallModel]:
-    """Every model that is kept in a folder. Raises ArtifactError where weights are not those that were described."""
-    models = []
+def reference_students(folder: Path = MODELS) -> list[ReferenceStudent]:
+    """Every student that is kept in a folder. Raises ArtifactError where weights are not those that were described."""
+    students = []
     for file in sorted(folder.glob("*.json")):
         described, weights = json.loads(file.read_text()), file.with_suffix(".safetensors")
         if (got := sha256_of_file(weights)) != described["sha256"]:
@@ -148,8 +135,8 @@ def small_models(folder: Path = MODELS) -> list[SmallModel]:
             classes=tuple(described["classes"]),
             weights=str(weights.absolute()),
         )
-        models.append(SmallModel(file.stem, stage, described))
-    return models
+        students.append(ReferenceStudent(file.stem, stage, described))
+    return students
 
 
 def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stage]:
@@ -174,7 +161,11 @@ def deployed(name: str, model: str, seed: int, **quantize: Any) -> Iterator[Stag
 
 
 def _given(cifar: Path, weights: Path) -> list[str]:
-    return [f"datasets.cifar.path={cifar.absolute()}", f"stages.teacher.weights={weights.absolute()}"]
+    teachers = {"teacher": weights.absolute(), "guide": weights.absolute().with_name(GUIDE)}
+    return [
+        f"datasets.cifar.path={cifar.absolute()}",
+        *(f"stages.{name}.weights={file}" for name, file in teachers.items()),
+    ]
 
 
 def _curve(student: Artifact) -> list[Json]:
