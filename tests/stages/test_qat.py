@@ -27,6 +27,7 @@ from edgevit.exporting import onnx_from_module, tensor_ranges
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.metadata import trained_ranges_in
 from edgevit.models import create_model, open_checkpoint, save_checkpoint
+from edgevit.models.creation import folded_model
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
@@ -178,7 +179,8 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     start = with_outliers()
     post = int8("outliers-post", start, **fields)
     taught = qat(
-        "outliers-qat", init=start.id, streams=({"data": "digits.pool"},), epochs=6, learning_rate=5e-4, batch_size=50
+        "outliers-qat", init=start.id, streams=({"data": "digits.pool"},), epochs=6, learning_rate=5e-4, batch_size=50,
+        smoothquant=0,
     )  # fmt: skip
     after = int8("outliers-trained", taught, calibrator="trained", **fields)
     floating = workbench().run("export", "outliers-float", model=start.id)
@@ -188,6 +190,23 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     lost_before, lost_after = (np.mean(answers(one, images).argmax(-1) != expected) for one in (post, after))
     assert lost_before > 0.2
     assert lost_after < 0.8 * lost_before  # 0.50 to 0.64 over five seeds
+
+
+def test_outlier_channels_are_smoothed_before_the_training() -> None:
+    said, built = Said(), open_checkpoint(with_outliers())
+    images = torch.from_numpy(random_images(with_outliers().io, 8))
+    sqnrs_db = []
+    with torch.no_grad():
+        expected = built.module(images)
+        for smoothquant in (None, 0):
+            config, inputs = setup_of("smoothing", init=with_outliers().id, smoothquant=smoothquant)
+            student, found = fake_quantization(folded_model(built), config, inputs, Context(progress=said))
+            torch.testing.assert_close(student.module(images), expected, rtol=1e-3, atol=1e-3)
+            found.apply(student.module, images[:1])
+            sqnrs_db.append(sqnr_db(student.module(images).numpy(), expected.numpy()))
+    assert sqnrs_db[0] > sqnrs_db[1] + 3
+    (line,) = (line for line in said.lines if "without smoothquant" in line)
+    assert re.search(r"smoothing: SQNR: -?[\d.]+ dB without smoothquant, [\d.]+ dB with 0.5 \(used\)", line)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("tensorrt", marks=pytest.mark.slow)])
@@ -304,7 +323,7 @@ def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
     built = open_checkpoint(student())
     built.module.set_submodule("blocks.0.mlp.fc1", Functional(built.module.get_submodule("blocks.0.mlp.fc1")))
     said = Said()
-    found = fake_quantization(built, config, inputs, Context(progress=said))
+    _, found = fake_quantization(built, config, inputs, Context(progress=said))
     assert "blocks.0.mlp.fc1.layer" not in found.layers
     assert len(found.layers) == 9
     assert any("1 matrix products or convolutions use a weight that belongs to no layer" in line for line in said.lines)
