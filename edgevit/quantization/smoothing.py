@@ -19,6 +19,7 @@ from edgevit.quantization.calibration import Batches, ProbeSession
 
 SMALLEST = 1e-5
 AUTOMATIC = 0.5  # the strength where a model has outlier channels
+LEAVE_OUT = "leave smoothquant out"
 GAIN_DB = 0.5  # least gain of SQNR for which a model with outlier channels is smoothed
 OUTLIER = 8.0  # times the median channel; a median channel has 16 of INT8's 127 magnitudes then
 LOOKED_AT = 32  # images
@@ -60,7 +61,8 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
     for norm, scale in smoothing_scales(copy, batches, strength, threads, where):
         for position in range(1, len(norm.node.input)):
-            _replace_input(copy, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
+            weight: Floats = numpy_helper.to_array(weights[norm.node.input[position]])
+            _replace_input(copy, norm.node, position, weight / scale)
         for node in norm.products:
             _replace_input(copy, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
     return without_unread_weights(copy)
@@ -77,7 +79,7 @@ def smoothing_scales(
             "there is nothing to smooth",
             where=where,
             expected="a LayerNormalization whose output only products with weights read",
-            next="leave smoothquant out",
+            next=LEAVE_OUT,
         )
     largest = _largest(model, norms, batches, threads)
     scales = []

@@ -119,6 +119,9 @@ def test_a_hybrid_whose_convolutions_are_read_beside_their_norms_folds_the_other
     with torch.no_grad():
         images = nn.functional.interpolate(IMAGES, 64)
         torch.testing.assert_close(folded.module(images), built.module(images), atol=1e-4, rtol=1e-4)
+        again = build(folded.description)  # with other weights, the same norms are folded
+        again.load_state_dict(folded.module.state_dict())
+        assert torch.equal(again(images), folded.module(images))
 
 
 def test_a_model_that_folding_would_change_is_refused() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgevit.artifacts import IOSpec
 from edgevit.configs import OPSET
-from edgevit.exporting import Exported, onnx_from_module
+from edgevit.exporting import Exported, norms_by_output, onnx_from_module
 from edgevit.graphs.walk import integer_attribute
 from edgevit.models import create_model
 from edgevit.models.creation import BuiltModel
@@ -43,14 +43,16 @@ def vit(name: str, **changes: object) -> BuiltModel:
 
 
 def exported(built: BuiltModel) -> Exported:
-    spec = IOSpec.for_classifier(built.preprocess, [str(label) for label in range(10)])
+    spec = IOSpec.for_classifier(built.preprocess, tuple("0123456789"))
     return onnx_from_module(built.module, spec, OPSET, dynamic_batch=True, keep_branches=True)
 
 
-def smooth_copy(built: BuiltModel) -> BuiltModel:
+def smooth_copy(built: BuiltModel) -> tuple[BuiltModel, int]:
+    """A smoothed copy, and the number of norms that were smoothed."""
     changed, export = built._replace(module=copy.deepcopy(built.module)), exported(built)
-    smooth_module(changed.module, export.model, export.layers, batches, 0.5, 1, "test")
-    return changed
+    norms = norms_by_output(export.model, built.module, torch.from_numpy(IMAGES[0]))
+    paths = {**norms, **export.layers}
+    return changed, smooth_module(changed.module, export.model, paths, batches, 0.5, 1, "test")
 
 
 @torch.no_grad()
@@ -69,7 +71,8 @@ def answers(built: BuiltModel) -> torch.Tensor:
 )
 def test_the_module_gets_the_weights_of_its_smoothed_graph(name: str, changes: dict[str, object]) -> None:
     built = vit(name, **changes)
-    changed = smooth_copy(built)
+    changed, count = smooth_copy(built)
+    assert count == 5  # two in each block, and the last one
     torch.testing.assert_close(answers(changed), answers(built), rtol=1e-4, atol=1e-4)
     graph = smoothed(exported(built).model, batches, 0.5, 1, "test").graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -87,9 +90,27 @@ def test_the_module_gets_the_weights_of_its_smoothed_graph(name: str, changes: d
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_norms_with_the_weights_of_another_stay_as_they_are() -> None:
+def test_equal_norms_of_a_new_network_are_told_apart_by_their_calls() -> None:
     built = create_model("vit_tiny_patch16_224", 10, 32, VIT)
     built = built._replace(module=built.module.eval())
-    before = {name: values.clone() for name, values in built.module.state_dict().items()}
-    changed = smooth_copy(built)
-    assert all(torch.equal(values, before[name]) for name, values in changed.module.state_dict().items())
+    changed, count = smooth_copy(built)
+    assert count == 5
+    torch.testing.assert_close(answers(changed), answers(built), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_share_a_weight_stay_as_they_are_with_the_norms_before_them() -> None:
+    built = vit("vit_tiny_patch16_224")
+    built.module.blocks[1].mlp.fc1.weight = built.module.blocks[0].mlp.fc1.weight
+    changed, count = smooth_copy(built)
+    assert count == 3
+    torch.testing.assert_close(answers(changed), answers(built), rtol=1e-4, atol=1e-4)
+    assert torch.equal(changed.module.blocks[0].norm2.weight, built.module.blocks[0].norm2.weight)
+
+
+def test_norms_without_a_bias_are_smoothed() -> None:
+    built = vit("vit_tiny_patch16_224")
+    for block in built.module.blocks:
+        block.norm1.bias = None
+    changed, count = smooth_copy(built)
+    assert count == 5
+    torch.testing.assert_close(answers(changed), answers(built), rtol=1e-4, atol=1e-4)
