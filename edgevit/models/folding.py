@@ -26,7 +26,7 @@ class Folded(Frozen):
     """A model as it is deployed: its branches fused, and batch norm folded into the layers before it.
 
     The classifier stays apart from a norm before it, so that its input is still the embedding. A batch norm stays, too,
-    if it follows no layer, or if others read the layer's output.
+    if it follows no layer, or if another operation reads the layer's output.
 
     Attributes:
         image_size: side in pixels of the images that the model takes; None for timm's own size of the model.
@@ -103,7 +103,7 @@ def _layers_before_norms(module: nn.Module, images: Tensor) -> list[tuple[str, s
     hooks += [child.register_forward_pre_hook(before_norm) for child in names if isinstance(child, BatchNorm)]
     try:
         with torch.enable_grad():  # the graph of the gradients shows what reads an output
-            answer = module(images.clone().requires_grad_() + 0)
+            answer = module(images.clone().requires_grad_() + 0)  # + 0: a module may change its input in place
     finally:
         for hook in hooks:
             hook.remove()
