@@ -35,6 +35,7 @@ from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Export
+from edgevit.configs.stages import MIN_SQNR_DB, TOP1_DROP
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.evaluation import wilson_interval
 from edgevit.evaluation.accuracy import Share
@@ -47,7 +48,7 @@ from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.parity import quantized_sqnr_db
 from edgevit.runtimes.sessions import open_session, session_as_declared
 
-LIMIT, FLOOR_DB = 0.01, 10.0  # the defaults of max_top1_drop and min_sqnr_db
+LIMIT, FLOOR_DB = TOP1_DROP, MIN_SQNR_DB  # the defaults
 CALIBRATION, HELD_OUT, POOL, VALIDATION, TESTED, BATCH = 256, 64, 1000, 1000, 3000, 50
 CONTRASTS = (1.0, 0.7, 0.6, 0.5, 0.4, 0.3)
 Answers = NDArray[np.int64]
@@ -64,7 +65,7 @@ def main() -> None:
     rows = {
         model.name: list(_rows(made[f"onnx/{model.name}"], images, asked.threads)) for model in reference_students()
     }
-    publish("quantization_gate", {"rows": rows, "summary": summary(rows)})
+    publish("quantization_gate", {"floor_db": FLOOR_DB, "rows": rows, "summary": summary(rows)})
 
 
 def images_of(cifar: Path) -> dict[str, Dataset]:

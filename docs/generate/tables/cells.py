@@ -24,6 +24,7 @@ IN_WORDS = {
     "efficientnet_lite2": "EfficientNet-Lite2",
     "effective_number": "weights by effective number",
     "float8": "FP8 for TensorRT",
+    "further": "INT8 after as much training in float",
     "gaussian_mixture": "Gaussian mixture",
     "hybrid": "CoAtNet",
     "deit": "ViT",
