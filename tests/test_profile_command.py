@@ -18,7 +18,8 @@ from edgevit.graphs.files import onnx_file
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.scenarios import FrameStream, LoadgenResult, Throughput
 from edgevit.report.plots import throughput
-from edgevit.report.text import scenario_facts, throughput_rows
+from edgevit.report.text.scenarios import scenario_facts
+from edgevit.report.text.throughput import throughput_rows
 from edgevit.stages.profile import run
 from tests.small_models import checkpoint, float_onnx, workbench
 from tests.targets.engine_folder import engine_folder

@@ -17,7 +17,7 @@ from edgevit.configs import Profile
 from edgevit.errors import ArtifactError
 from edgevit.profiling import Interval
 from edgevit.profiling.latency_record import LatencyRecord
-from edgevit.report.text import milliseconds
+from edgevit.report.text.numbers import milliseconds
 
 START_SCATTER = 0.03  # of p50 from one start of a model to the next, beside an interval of one start. Chosen
 # What a receipt repeats. `runtime` is that of the file, by its own name.

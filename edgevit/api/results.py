@@ -20,20 +20,13 @@ from edgevit.errors import ArtifactError, RecipeError, did_you_mean
 from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.tables import html_table
-from edgevit.report.text import (
-    FEATURE_HEADER,
-    FEW_SHOT_HEADER,
-    accuracy_sentences,
-    corruption_sentence,
-    energy_sentence,
-    few_shot_rows,
-    head_rows,
-    latency_facts,
-    latency_sentence,
-    measures_sentence,
-    summary,
-    top1_sentence,
-)
+from edgevit.report.text.accuracy import accuracy_sentences, top1_sentence
+from edgevit.report.text.corruptions import corruption_sentence
+from edgevit.report.text.energy import energy_sentence
+from edgevit.report.text.episodes import FEW_SHOT_HEADER, few_shot_rows
+from edgevit.report.text.features import FEATURE_HEADER, head_rows, measures_sentence
+from edgevit.report.text.latency import latency_facts, latency_sentence
+from edgevit.report.text.report import summary
 from edgevit.terminal import printable
 
 PERCENTILES: tuple[Literal[50, 90, 99], ...] = (50, 90, 99)

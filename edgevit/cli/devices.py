@@ -267,7 +267,7 @@ for called, command in COMMANDS.items():
 def _print_fit(form: CalibratedForm) -> None:
     """The measured models with the predictions of fits that left each out."""
     from edgevit.configs.runtimes import RUNTIMES
-    from edgevit.report.text import milliseconds
+    from edgevit.report.text.numbers import milliseconds
 
     echo(f"{RUNTIMES[form.runtime].title}, {form.precision}, threads: {form.threads}")
     rows = [

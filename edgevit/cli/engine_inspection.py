@@ -42,7 +42,7 @@ def show_engine(
 
 def _print(inspected: EngineInspection) -> None:
     from edgevit.report.engine_inspection import machine_text, opaque_sentence, times_sentences
-    from edgevit.report.text import size
+    from edgevit.report.text.numbers import size
 
     takes = f"1 to {inspected.max_batch} images" if inspected.max_batch else "a fixed batch size"
     echo(str(inspected.path))
@@ -69,7 +69,7 @@ def _print(inspected: EngineInspection) -> None:
 
 def _layer_row(layer: EngineLayer, inspected: EngineInspection) -> tuple[str, ...]:
     from edgevit.report.engine_inspection import kind_text, types_text
-    from edgevit.report.text import significant, size
+    from edgevit.report.text.numbers import significant, size
 
     ms = () if inspected.times is None else ("-" if layer.ms is None else significant(layer.ms),)
     kind = kind_text(layer)[:LONGEST_KIND]

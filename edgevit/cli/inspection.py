@@ -145,7 +145,7 @@ def _print(inspected: Inspection) -> None:
 
 
 def _print_costs(inspected: Inspection) -> None:
-    from edgevit.report.text import count, size
+    from edgevit.report.text.numbers import count, size
 
     total = sum(inspected.weights_bytes.values())
     by_type = [f"{name} {size(number)}" for name, number in inspected.weights_bytes.items()][:MOST_TYPES]
@@ -170,7 +170,7 @@ def _operator_rows(operators: Mapping[str, Mapping[str, int]]) -> list[tuple[str
 
 
 def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
-    from edgevit.report.text import count
+    from edgevit.report.text.numbers import count
 
     return [
         (
@@ -186,7 +186,7 @@ def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
 
 
 def _print_stays_float(inspected: Inspection) -> None:
-    from edgevit.report.text import percent
+    from edgevit.report.text.numbers import percent
 
     if inspected.stays_float:
         echo("\nstayed float" if inspected.is_quantized else "\nwould stay float if quantized for tensorrt")

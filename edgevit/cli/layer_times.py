@@ -73,7 +73,7 @@ def show_times(timed: TimedModel, html: Path | None, as_json: bool) -> None:
 def print_times(timed: TimedModel) -> None:
     """Print the conditions, and the layers that take longest."""
     from edgevit.report.layer_times import HEADERS, cells, headline, longest, sentences
-    from edgevit.report.text import milliseconds, percent
+    from edgevit.report.text.numbers import milliseconds, percent
 
     say(headline(timed))
     for sentence in sentences(timed):

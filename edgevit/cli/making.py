@@ -196,7 +196,7 @@ def quantize(
         number(
             "--min-sqnr-db",
             bounds.DECIBELS,
-            "Least closeness to the float model: SQNR of the logits, in dB; 10 by default.",
+            "Least closeness to the float model: SQNR of the logits, in dB; 18 by default.",
         ),
     ] = None,
     validation: Annotated[

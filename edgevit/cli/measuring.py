@@ -110,7 +110,8 @@ def evaluate(
     """
     from edgevit.actions.single_stage import single_stages, stage_config
     from edgevit.configs import OF_NEW_HEADS, Evaluate
-    from edgevit.report.text import FEW_SHOT_HEADER, accuracy_sentences, few_shot_rows
+    from edgevit.report.text.accuracy import accuracy_sentences
+    from edgevit.report.text.episodes import FEW_SHOT_HEADER, few_shot_rows
 
     options = {
         "kinds": separated(kinds),
@@ -420,7 +421,7 @@ def _ordered_if_unnamed(model: Artifact, class_order: str | None, images: Artifa
 
 def _print_latency(profile: Artifact) -> None:
     from edgevit.profiling.latency_record import LatencyRecord
-    from edgevit.report.text import latency_facts, latency_sentence
+    from edgevit.report.text.latency import latency_facts, latency_sentence
 
     latency = LatencyRecord.of_metrics(profile.metrics)
     for reason in latency.invalid:
@@ -438,7 +439,7 @@ def _print_latency(profile: Artifact) -> None:
 
 def _print_throughput(latency: LatencyRecord) -> None:
     """A row for each batch size of the scenario `offline`."""
-    from edgevit.report.text import THROUGHPUT_HEADER, throughput_rows
+    from edgevit.report.text.throughput import THROUGHPUT_HEADER, throughput_rows
 
     if latency.offline:
         print_table(THROUGHPUT_HEADER, throughput_rows(latency.offline))
@@ -449,7 +450,10 @@ def _print_throughput(latency: LatencyRecord) -> None:
 def _print_latencies(profiles: Iterable[Artifact]) -> None:
     """A row for each target."""
     from edgevit.profiling.latency_record import LatencyRecord
-    from edgevit.report.text import NOT_MEASURED, energy_cell, latency_interval, median_cell, scenario_facts
+    from edgevit.report.text.energy import energy_cell
+    from edgevit.report.text.latency import latency_interval, median_cell
+    from edgevit.report.text.numbers import NOT_MEASURED
+    from edgevit.report.text.scenarios import scenario_facts
 
     profiles = list(profiles)
     latencies = [LatencyRecord.of_metrics(profile.metrics) for profile in profiles]
@@ -484,7 +488,7 @@ def _corruptions(evaluation: Artifact) -> dict[str, Any] | None:
 
 
 def _print_heads(metrics: dict[str, Any]) -> None:
-    from edgevit.report.text import FEATURE_HEADER, head_rows, measures_sentence
+    from edgevit.report.text.features import FEATURE_HEADER, head_rows, measures_sentence
 
     print_table(FEATURE_HEADER, head_rows(metrics))
     if features := metrics.get("features"):
@@ -492,7 +496,7 @@ def _print_heads(metrics: dict[str, Any]) -> None:
 
 
 def _print_corruptions(corruptions: dict[str, Any]) -> None:
-    from edgevit.report.text import corruption_sentence
+    from edgevit.report.text.corruptions import corruption_sentence
 
     mean, severities = corruptions["mean"], list(corruptions["by_severity"])
     echo(corruption_sentence(mean))

@@ -53,6 +53,7 @@ from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, TargetName
 from edgevit.configs.training import Distill, Load, Qat, Train
 
 TOP1_DROP = 0.01  # the default of max_top1_drop without a budget
+MIN_SQNR_DB = 18.0  # the default of min_sqnr_db: see the forms of quantization_gate.json in benchmarks/results
 
 
 class PseudoLabel(Stage):
@@ -207,7 +208,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
@@ -253,7 +254,7 @@ class Quantize(Stage):
     min_sqnr_db: Decibels | None = Field(
         None,
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
-        "it, the layers that cost most stay float. 10 by default; 0 with `calibrator: trained`.",
+        "it, the layers that cost most stay float. 18 by default; 0 with `calibrator: trained`.",
     )
     validation: Annotated[AnswersComparedOn | None, Added()] = Field(
         None,
@@ -308,7 +309,9 @@ class Quantize(Stage):
     @property
     def floor_db(self) -> float:
         """`min_sqnr_db`, or its default. A model from quantization-aware training may differ more from float."""
-        return self.min_sqnr_db if self.min_sqnr_db is not None else 0.0 if self.calibrator == "trained" else 10.0
+        if self.min_sqnr_db is not None:
+            return self.min_sqnr_db
+        return 0.0 if self.calibrator == "trained" else MIN_SQNR_DB
 
     @property
     def smooths_outliers(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,18 +34,41 @@ def layers_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> di
         model: the ONNX export of `module`.
         images: (N, 3, H, W); one forward pass on them shows the calls of the layers.
     """
+    layers = dict(timm_model(module).named_modules())
+    paths: list[tuple[str, set[bytes]]] = []
+    for path in _called_once(module, images, lambda layer: type(layer) in PLAIN_LAYERS):
+        weight = layers[path].weight.detach().cpu().numpy()
+        paths.append((path, {_digest(form) for form in (weight, weight.T if weight.ndim == 2 else weight)}))
+    return _matched(_digests(model, PRODUCTS, slice(1, 2)), paths)
+
+
+def norms_by_output(model: ModelProto, module: nn.Module, images: Tensor) -> dict[str, str]:
+    """Paths of the layer norms in the timm model, by the output tensors of their nodes; see `layers_by_output`."""
+    norms = dict(timm_model(module).named_modules())
+    paths = [
+        (path, {_digest(*(weight.detach().cpu().numpy() for weight in norms[path].parameters(recurse=False)))})
+        for path in _called_once(module, images, lambda layer: isinstance(layer, nn.LayerNorm))
+    ]
+    return _matched(_digests(model, ("LayerNormalization",), slice(1, None)), paths)
+
+
+def _digests(model: ModelProto, operators: Collection[str], weights: slice) -> Iterator[tuple[str, bytes]]:
+    """The first output of each node of some operators, and the digest of those of its inputs that are weights."""
     constants = constants_of(model)
-    outputs: defaultdict[bytes, list[str]] = defaultdict(list)
     for node in model.graph.node:
         if node.op_type == "Identity" and node.input[0] in constants:  # TorchScript writes it for equal weights
             constants[node.output[0]] = constants[node.input[0]]
-        if node.op_type in PRODUCTS and node.input[1] in constants:
-            outputs[_digest(numpy_helper.to_array(constants[node.input[1]]))].append(node.output[0])
-    paths: defaultdict[bytes, list[str]] = defaultdict(list)
-    layers = dict(timm_model(module).named_modules())
-    for path in _called_once(module, images):
-        weight = layers[path].weight.detach().cpu().numpy()
-        for digest in {_digest(form) for form in (weight, weight.T if weight.ndim == 2 else weight)}:
+        if node.op_type in operators and all(name in constants for name in node.input[weights]):
+            yield node.output[0], _digest(*(numpy_helper.to_array(constants[name]) for name in node.input[weights]))
+
+
+def _matched(nodes: Iterable[tuple[str, bytes]], layers: Iterable[tuple[str, set[bytes]]]) -> dict[str, str]:
+    """Paths of layers by the outputs of nodes with the same digest, in their order; none if their numbers differ."""
+    outputs, paths = defaultdict[bytes, list[str]](list), defaultdict[bytes, list[str]](list)
+    for output, digest in nodes:
+        outputs[digest].append(output)
+    for path, forms in layers:
+        for digest in forms:
             paths[digest].append(path)
     return {
         output: path
@@ -90,13 +113,13 @@ def tensor_ranges(ranges: TrainedRanges, model: ModelProto, layers: Mapping[str,
 
 
 @torch.no_grad()
-def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
+def _called_once(module: nn.Module, images: Tensor, is_asked: Callable[[nn.Module], bool]) -> Iterable[str]:
     """Paths of the layers that are called exactly once in a forward pass, in the order of the calls."""
     called: list[str] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
         for path, layer in timm_model(module).named_modules()
-        if type(layer) in PLAIN_LAYERS
+        if is_asked(layer)
     ]
     try:
         module(images)
@@ -106,6 +129,9 @@ def _called_once(module: nn.Module, images: Tensor) -> Iterable[str]:
     return [path for path, calls in Counter(called).items() if calls == 1]
 
 
-def _digest(weight: NDArray[Any]) -> bytes:
-    unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters merge weights that differ only in the sign of zeros
-    return hashlib.blake2b(repr(weight.shape).encode() + unsigned_zeros.tobytes()).digest()
+def _digest(*weights: NDArray[Any]) -> bytes:
+    digest = hashlib.blake2b()
+    for weight in weights:
+        unsigned_zeros = np.ascontiguousarray(weight + 0)  # exporters merge weights that differ in the sign of zeros
+        digest.update(repr(weight.shape).encode() + unsigned_zeros.tobytes())
+    return digest.digest()

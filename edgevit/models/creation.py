@@ -140,7 +140,7 @@ def folded_model(built: BuiltModel) -> BuiltModel:
     """A folded copy of a model, see `Folded`; the model itself if it is folded already.
 
     Raises:
-        RecipeError: the outputs change, for example because a layer's output is also read before its norm.
+        RecipeError: the outputs change, for example because a layer's weight is read elsewhere.
     """
     if built.description.change(Folded):
         return built

@@ -11,6 +11,7 @@ import torch
 from timm.layers import Conv2dSame
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgevit.artifacts import Frozen
@@ -24,8 +25,8 @@ PLAIN_LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear)
 class Folded(Frozen):
     """A model as it is deployed: its branches fused, and batch norm folded into the layers before it.
 
-    The classifier stays apart from a norm before it, so that its input is still the embedding. A batch norm that
-    follows no layer stays, too.
+    The classifier stays apart from a norm before it, so that its input is still the embedding. A batch norm stays, too,
+    if it follows no layer, or if another operation reads the layer's output.
 
     Attributes:
         image_size: side in pixels of the images that the model takes; None for timm's own size of the model.
@@ -64,7 +65,7 @@ def fused_branches(module: nn.Module, apart: Collection[nn.Module], whole: Colle
 def fold_batch_norms(module: nn.Module, images: Tensor) -> None:
     """Fold each batch norm into the layer before it, in place: W' = γ/√(σ² + ε)·W, b' = γ/√(σ² + ε)·(b − μ) + β.
 
-    A norm is folded only if a Conv2d or Linear is called once in a pass and its output itself enters the norm. The
+    A norm is folded only if a Conv2d or Linear is called once in a pass, and nothing but the norm reads its output. The
     activation that timm puts into a norm stays in its place.
 
     Args:
@@ -82,26 +83,42 @@ def fold_batch_norms(module: nn.Module, images: Tensor) -> None:
 
 def _layers_before_norms(module: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     names = {child: name for name, child in module.named_modules()}
-    layer_of_output: dict[int, str] = {}
+    made_by: dict[int, tuple[str, Node | None]] = {}
     outputs: list[Tensor] = []  # kept, so that no two have the same id
     calls: Counter[str] = Counter()
-    pairs: list[tuple[str, str]] = []
+    found: list[tuple[str, str, Node]] = []
 
     def after_layer(layer: nn.Module, _: object, output: Tensor) -> None:
         calls[names[layer]] += 1
-        layer_of_output[id(output)] = names[layer]
+        made_by[id(output)] = names[layer], output.grad_fn
         outputs.append(output)
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         calls[names[norm]] += 1
-        if id(inputs[0]) in layer_of_output:
-            pairs.append((layer_of_output[id(inputs[0])], names[norm]))
+        layer, node = made_by.get(id(inputs[0]), ("", None))
+        if node is not None and node is inputs[0].grad_fn:  # else, the output was changed in place
+            found.append((layer, names[norm], node))
 
     hooks = [child.register_forward_hook(after_layer) for child in names if type(child) in PLAIN_LAYERS]
     hooks += [child.register_forward_pre_hook(before_norm) for child in names if isinstance(child, BatchNorm)]
     try:
-        module(images)
+        with torch.enable_grad():  # the graph of the gradients shows what reads an output
+            answer = module(images.clone().requires_grad_() + 0)  # + 0: a module may change its input in place
     finally:
         for hook in hooks:
             hook.remove()
-    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]
+    readers = _readers(answer)
+    return [(layer, norm) for layer, norm, node in found if calls[layer] == calls[norm] == 1 and readers[node] == 1]
+
+
+def _readers(answer: Tensor) -> Counter[Node]:
+    """How many operations read the result of each operation that `answer` was computed by."""
+    readers: Counter[Node] = Counter()
+    left = [] if answer.grad_fn is None else [answer.grad_fn]
+    while left:
+        for node, _ in left.pop().next_functions:
+            if node is not None:
+                readers[node] += 1
+                if readers[node] == 1:
+                    left.append(node)
+    return readers

@@ -19,12 +19,16 @@ from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.gate import Closeness, Validation, limit_text
 from edgevit.quantization.ptq import CalibratedModel, calibrated
 from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis
-from edgevit.quantization.smoothing import outlier_channels, outliers_text, smoothed
+from edgevit.quantization.smoothing import (
+    AUTOMATIC,
+    GAIN_DB,
+    comparison_text,
+    outlier_channels,
+    outliers_text,
+    smoothed,
+)
 from edgevit.runtimes.base import HostSession
 from edgevit.runtimes.float16_range import beyond_float16_text
-
-AUTOMATIC = 0.5  # the strength of SmoothQuant where a model has outlier channels
-GAIN_DB = 0.5  # least gain of SQNR for which a model is smoothed
 
 
 def prepared(
@@ -91,10 +95,7 @@ def _closer_if_smoothed(
     before, after = (analysis.closeness(analysis.as_shipped(model), config.floor_db) for model in (ready, smooth))
     is_used = after.gains_on(before, GAIN_DB)
     progress.say(f"    {config.id}: {outliers_text(outliers)}")
-    progress.say(
-        f"    {config.id}: SQNR: {before.sqnr_db:.1f} dB without smoothquant, {after.sqnr_db:.1f} dB with "
-        f"{AUTOMATIC:g} ({'used' if is_used else 'not used'})"
-    )
+    progress.say(f"    {config.id}: {comparison_text(before.sqnr_db, after.sqnr_db, is_used)}")
     return (smooth, after) if is_used else (ready, before)
 
 

@@ -18,6 +18,9 @@ from edgevit.graphs.walk import integer_attribute, read_elsewhere
 from edgevit.quantization.calibration import Batches, ProbeSession
 
 SMALLEST = 1e-5
+AUTOMATIC = 0.5  # the strength where a model has outlier channels
+LEAVE_OUT = "leave smoothquant out"
+GAIN_DB = 0.5  # least gain of SQNR for which a model with outlier channels is smoothed
 OUTLIER = 8.0  # times the median channel; a median channel has 16 of INT8's 127 magnitudes then
 LOOKED_AT = 32  # images
 # Operators that choose tokens or average them, with the input that holds their axes; Gather has an attribute.
@@ -26,7 +29,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Norm:
+class NormedProducts:
     """A LayerNormalization and the products that read its channels, directly or behind a choice of tokens."""
 
     node: NodeProto
@@ -56,24 +59,35 @@ def smoothed(model: ModelProto, batches: Batches, strength: float, threads: int,
     copy = ModelProto()
     copy.CopyFrom(model)
     weights = {tensor.name: tensor for tensor in copy.graph.initializer}
-    norms = list(_norms(copy, weights))
+    for norm, scale in smoothing_scales(copy, batches, strength, threads, where):
+        for position in range(1, len(norm.node.input)):
+            weight: Floats = numpy_helper.to_array(weights[norm.node.input[position]])
+            _replace_input(copy, norm.node, position, weight / scale)
+        for node in norm.products:
+            _replace_input(copy, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
+    return without_unread_weights(copy)
+
+
+def smoothing_scales(
+    model: ModelProto, batches: Batches, strength: float, threads: int, where: object
+) -> list[tuple[NormedProducts, Floats]]:
+    """The norms of a model that `smoothed` changes, each with s, (channels,). For arguments and errors see there."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    norms = list(_norms(model, weights))
     if not norms:
         raise ArtifactError(
             "there is nothing to smooth",
             where=where,
             expected="a LayerNormalization whose output only products with weights read",
-            next="leave smoothquant out",
+            next=LEAVE_OUT,
         )
     largest = _largest(model, norms, batches, threads)
+    scales = []
     for norm in norms:
         rows = np.max([np.abs(_by_channel(node, weights)).max(1) for node in norm.products], axis=0)
         scale = largest[norm.node.output[0]] ** strength / np.maximum(rows, SMALLEST) ** (1 - strength)
-        scale = np.maximum(scale, SMALLEST).astype(np.float32)
-        for position in range(1, len(norm.node.input)):
-            _replace_input(copy, norm.node, position, numpy_helper.to_array(weights[norm.node.input[position]]) / scale)
-        for node in norm.products:
-            _replace_input(copy, node, 1, _as_stored(node, _by_channel(node, weights) * scale[:, None]))
-    return without_unread_weights(copy)
+        scales.append((norm, np.maximum(scale, SMALLEST).astype(np.float32)))
+    return scales
 
 
 def outlier_channels(model: ModelProto, batches: Batches, threads: int) -> dict[str, float]:
@@ -103,6 +117,12 @@ def outliers_text(ratios: Mapping[str, float]) -> str:
     return f"one channel is far larger than the median in {count}: {listed(layers, shown=3)}"
 
 
+def comparison_text(before_db: float, after_db: float, is_used: bool) -> str:
+    """Both SQNRs of a model that was smoothed by itself, and whether it stays so."""
+    used = "used" if is_used else "not used"
+    return f"SQNR: {before_db:.1f} dB without smoothquant, {after_db:.1f} dB with {AUTOMATIC:g} ({used})"
+
+
 def _first_batches(batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """The first batches that hold LOOKED_AT images together; all batches if they hold fewer."""
     left = LOOKED_AT
@@ -113,12 +133,12 @@ def _first_batches(batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[n
             return
 
 
-def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[_Norm]:
+def _norms(model: ModelProto, weights: Mapping[str, TensorProto]) -> Iterator[NormedProducts]:
     graph, elsewhere = GraphIndex(model), read_elsewhere(model)
     for node in graph.of_type("LayerNormalization"):
         products = _products_behind(node.output[0], graph, weights, elsewhere)
         if products and all(name in weights for name in node.input[1:]):
-            yield _Norm(node, tuple(products))
+            yield NormedProducts(node, tuple(products))
 
 
 def _products_behind(
@@ -165,7 +185,7 @@ def _multiplies(node: NodeProto, tensor: str, weights: Mapping[str, TensorProto]
     return has_matrix and node.input[0] == tensor
 
 
-def _largest(model: ModelProto, norms: Sequence[_Norm], batches: Batches, threads: int) -> dict[str, Floats]:
+def _largest(model: ModelProto, norms: Sequence[NormedProducts], batches: Batches, threads: int) -> dict[str, Floats]:
     """The largest magnitude of each channel over all images and products, by the name of the norm's output."""
     tensors = list(dict.fromkeys(name for norm in norms for name in norm.inputs))
     by_tensor: dict[str, Floats] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit.artifacts import Artifact, Json
 from edgevit.errors import listed
-from edgevit.report.text import interval_percent, percent
+from edgevit.report.text.numbers import interval_percent, percent
 from edgevit.report.variants import Lineup
 from edgevit.terminal import points
 

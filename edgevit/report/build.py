@@ -22,7 +22,8 @@ from edgevit.report.layer_times import layer_times_json
 from edgevit.report.lineage import cross_validated, learned_from, learned_too, validated_too
 from edgevit.report.page import page
 from edgevit.report.selection import selections
-from edgevit.report.text import latency_facts, markdown
+from edgevit.report.text.latency import latency_facts
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import Lineup, data_of, lineup
 from edgevit.report.verdict import outcome, verdict_json, verdict_on
 

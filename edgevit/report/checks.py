@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgevit.artifacts import Artifact, Json
-from edgevit.report.text import milliseconds
+from edgevit.report.text.numbers import milliseconds
 from edgevit.report.variants import Lineup
 
 

@@ -10,11 +10,11 @@ from edgevit.configs.targets import LOCAL_GPU
 from edgevit.evaluation import AccuracyRecord
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.report.device import has_agent
-from edgevit.report.text import (
+from edgevit.report.text.energy import power_sentence
+from edgevit.report.text.numbers import (
     interval_percent,
     milliseconds,
     percent,
-    power_sentence,
     precision_name,
     ratio,
     runtime_name,

@@ -11,7 +11,8 @@ from edgevit.configs.runtimes import TENSORRT
 from edgevit.configs.targets import LOCAL_TARGETS
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.telemetry import TELEMETRY_FILE, Telemetry
-from edgevit.report.text import energy_sentence, interval_percent, milliseconds, percent
+from edgevit.report.text.energy import energy_sentence
+from edgevit.report.text.numbers import interval_percent, milliseconds, percent
 from edgevit.report.variants import Lineup, Variant
 
 VERSIONS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from edgevit.artifacts import Json
 from edgevit.checking.engine_inspection import EngineInspection, EngineLayer
-from edgevit.report import text
 from edgevit.report.page import rendered
+from edgevit.report.text.numbers import milliseconds, percent, size
 
 MOST_TYPES = 2  # of a layer's inputs or outputs, in a table
 
@@ -56,12 +56,12 @@ def opaque_sentence(inspected: EngineInspection) -> str:
     """The share of the layers of which TensorRT does not tell everything, and why."""
     opaque, reasons = inspected.opaque, [f"{count} × {reason}" for reason, count in inspected.untold.items()]
     if inspected.elsewhere_ms:
-        reasons.append(f"{text.milliseconds(inspected.elsewhere_ms)} in layers that the inspector does not name")
+        reasons.append(f"{milliseconds(inspected.elsewhere_ms)} in layers that the inspector does not name")
     if not reasons:
         return "opaque share: none; each layer names its nodes and types"
-    shares = [f"{text.percent(opaque.layers)} of the layers", f"{text.percent(opaque.bytes)} of the bytes"]
+    shares = [f"{percent(opaque.layers)} of the layers", f"{percent(opaque.bytes)} of the bytes"]
     if opaque.time is not None:
-        shares.append(f"{text.percent(opaque.time)} of the time")
+        shares.append(f"{percent(opaque.time)} of the time")
     return f"opaque share: {', '.join(shares)}: {'; '.join(reasons)}"
 
 
@@ -74,8 +74,8 @@ def times_sentences(inspected: EngineInspection) -> list[str]:
     images = "1 image" if times.batch_size == 1 else f"{times.batch_size} images"
     said = [
         f"{replayed}layers on {times.target}, {images}, medians of {times.runs} runs: they sum to "
-        f"{text.milliseconds(times.sum_ms)}",
-        f"a run without the profiler takes {text.milliseconds(times.engine_ms)}",
+        f"{milliseconds(times.sum_ms)}",
+        f"a run without the profiler takes {milliseconds(times.engine_ms)}",
     ]
     return [*(f"INVALID: {reason}" for reason in times.invalid), *said, *(f"note: {one}" for one in times.warnings)]
 
@@ -109,16 +109,16 @@ def _cards(inspected: EngineInspection) -> list[Json]:
     cards = [
         {
             "title": "Engine",
-            "value": text.size(inspected.bytes),
+            "value": size(inspected.bytes),
             "lines": [inspected.precision, machine_text(inspected)],
         },
         {"title": "Layers", "value": str(len(inspected.layers)), "lines": attention},
         {
             "title": "Opaque share of the layers",
-            "value": text.percent(opaque.layers),
+            "value": percent(opaque.layers),
             "lines": [
-                f"{text.percent(opaque.bytes)} of the bytes",
-                *([] if opaque.time is None else [f"{text.percent(opaque.time)} of the time"]),
+                f"{percent(opaque.bytes)} of the bytes",
+                *([] if opaque.time is None else [f"{percent(opaque.time)} of the time"]),
                 *(f"{count} × {reason}" for reason, count in inspected.untold.items()),
             ],
         },
@@ -126,5 +126,5 @@ def _cards(inspected: EngineInspection) -> list[Json]:
     if inspected.times is not None:
         label = [] if inspected.times.label == "measured" else [f"{inspected.times.label}, not measured"]
         lines = [*label, f"sum of the layers, {inspected.times.runs} runs with the profiler"]
-        cards.append({"title": "Time", "value": text.milliseconds(inspected.times.sum_ms), "lines": lines})
+        cards.append({"title": "Time", "value": milliseconds(inspected.times.sum_ms), "lines": lines})
     return cards

@@ -7,9 +7,9 @@ from collections import Counter
 from edgevit.artifacts import Json
 from edgevit.checking import Inspection
 from edgevit.checking.timed_layers import TimedModel
-from edgevit.report import text
 from edgevit.report.layer_times import section
 from edgevit.report.page import rendered
+from edgevit.report.text.numbers import NOT_MEASURED, count, percent, size
 
 MOST_TYPES = 3
 
@@ -49,17 +49,17 @@ def _cards(inspected: Inspection) -> list[Json]:
     return [
         {
             "title": "Multiply-accumulates",
-            "value": text.count(inspected.macs),
+            "value": count(inspected.macs),
             "lines": [*_macs_by_precision(inspected), *attention],
         },
         {
             "title": "Weights",
-            "value": text.size(sum(inspected.weights_bytes.values())),
-            "lines": [f"{name} {text.size(number)}" for name, number in inspected.weights_bytes.items()][:MOST_TYPES],
+            "value": size(sum(inspected.weights_bytes.values())),
+            "lines": [f"{name} {size(number)}" for name, number in inspected.weights_bytes.items()][:MOST_TYPES],
         },
         {
             "title": "Activations at their peak",
-            "value": text.size(peak.bytes) if peak else text.NOT_MEASURED,
+            "value": size(peak.bytes) if peak else NOT_MEASURED,
             "lines": [f"at {peak.node}", "in the order of the graph, without fusion"] if peak else [],
         },
     ]
@@ -71,7 +71,7 @@ def _macs_by_precision(inspected: Inspection) -> list[str]:
     shares: Counter[str] = Counter()
     for layer in inspected.layers:
         shares[layer.product.got or layer.product.asked] += layer.macs or 0
-    return [f"{text.percent(number / inspected.macs)} in {precision}" for precision, number in shares.most_common()]
+    return [f"{percent(number / inspected.macs)} in {precision}" for precision, number in shares.most_common()]
 
 
 def _stays_float(inspected: Inspection) -> list[Json]:

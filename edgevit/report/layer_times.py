@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from edgevit.artifacts import Json
 from edgevit.checking.timed_layers import TIMES_FILE, TimedLayer, TimedModel, Untimed, timed_of_json
 from edgevit.configs.runtimes import TORCH
-from edgevit.report import plots, text
+from edgevit.report import plots
+from edgevit.report.text.numbers import milliseconds, percent, significant
 from edgevit.report.variants import Lineup
 
 HEADERS = ("layer", "operator", "ms", "time", "GFLOP/s", "of roof", "bound")
@@ -74,7 +75,7 @@ def timed_models(models: Lineup) -> list[tuple[str, TimedModel]]:
 
 
 def part_rows(timed: TimedModel) -> list[tuple[str, float, tuple[str, ...]]]:
-    """The name of each part of the model, its time in ms, and its cells in the order of `text.PART_HEADER`.
+    """The name of each part of the model, its time in ms, and its cells in the order of PART_HEADER.
 
     A part with a layer whose multiply-accumulates are not known has no share of them.
     """
@@ -85,7 +86,7 @@ def part_rows(timed: TimedModel) -> list[tuple[str, float, tuple[str, ...]]]:
 
     def cells(part: str, ms: float) -> tuple[str, ...]:
         share = f"{100 * macs[part] / known:.1f}%" if known and part not in untold else "-"
-        return part or "(no known module)", text.significant(ms, 2), f"{100 * timed.share(ms):.1f}%", share
+        return part or "(no known module)", significant(ms, 2), f"{100 * timed.share(ms):.1f}%", share
 
     return [(part, ms, cells(part, ms)) for part, ms in timed.by_part.items()]
 
@@ -109,8 +110,8 @@ def _notes(timed: TimedModel) -> list[str]:
     times = timed.times
     of_runs = f"{times.statistic}s of {times.runs:,} runs" + (WHOLE if times.is_in_microseconds else "")
     said = [
-        f"the layers, {of_runs}, sum to {text.milliseconds(times.sum_ms)}; the median run without the profiler takes "
-        f"{text.milliseconds(times.engine_ms)}{_overhead(timed)}",
+        f"the layers, {of_runs}, sum to {milliseconds(times.sum_ms)}; the median run without the profiler takes "
+        f"{milliseconds(times.engine_ms)}{_overhead(timed)}",
         _opaque_sentence(timed),
     ]
     if timed.untimed is not None and timed.untimed.products:
@@ -130,9 +131,9 @@ def cells(layer: TimedLayer, timed: TimedModel) -> tuple[str, ...]:
     return (
         layer.module or (f"({layer.name})" if layer.name else "-"),
         _shortened(layer.operator),
-        text.significant(layer.ms, 2),
+        significant(layer.ms, 2),
         f"{100 * timed.share(layer.ms):.1f}%",
-        text.significant(place.gflops) if place and layer.macs else "-",
+        significant(place.gflops) if place and layer.macs else "-",
         f"{place.share:.0%}" if place else "-",
         place.bound if place else "-",
     )
@@ -154,7 +155,7 @@ def _overhead(timed: TimedModel) -> str:
     if times.profiled_ms is None or times.overhead is None:
         return ""
     cost = f"{times.overhead:+.0%}" if times.overhead > 0 else "its cost is not told apart from other noise"
-    return f", a run with it {text.milliseconds(times.profiled_ms)} ({cost})"
+    return f", a run with it {milliseconds(times.profiled_ms)} ({cost})"
 
 
 def _opaque_sentence(timed: TimedModel) -> str:
@@ -162,16 +163,16 @@ def _opaque_sentence(timed: TimedModel) -> str:
         what, without_module = "outside the modules", ""
     else:
         what, untold = "in layers that name no node", timed.share(timed.by_module.get("", 0.0))
-        without_module = f"; {text.percent(untold)} is in layers of no known module" if untold else ""
+        without_module = f"; {percent(untold)} is in layers of no known module" if untold else ""
     if not timed.opaque:
         return f"opaque share: none of the layers' time; each layer names its nodes{without_module}"
     operators = ", ".join(list(timed.opaque)[:3])
-    return f"opaque share: {text.percent(timed.opaque_share)} of the time is {what} ({operators}){without_module}"
+    return f"opaque share: {percent(timed.opaque_share)} of the time is {what} ({operators}){without_module}"
 
 
 def _untimed_sentence(untimed: Untimed) -> str:
     return (
-        f"{untimed.products} of {untimed.of_products} products ({text.percent(untimed.macs_share)} of the MACs) are in "
+        f"{untimed.products} of {untimed.of_products} products ({percent(untimed.macs_share)} of the MACs) are in "
         "no timed layer"
     )
 
@@ -180,18 +181,18 @@ def _roofs_sentence(timed: TimedModel) -> str:
     peaks = timed.peaks
     assert peaks is not None
     rates = ", ".join(
-        f"{text.significant(rate)} GFLOP/s in {PRECISIONS.get(name, name)}" for name, rate in peaks.gflops.items()
+        f"{significant(rate)} GFLOP/s in {PRECISIONS.get(name, name)}" for name, rate in peaks.gflops.items()
     )
     if peaks.nominal_of:
         return (
             f"roofs of {peaks.nominal_of} by its data sheet, not measured: {rates}, "
-            f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch is taken for "
-            f"{text.significant(1e3 * peaks.launch_ms)} µs, as estimates take it"
+            f"{significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch is taken for "
+            f"{significant(1e3 * peaks.launch_ms)} µs, as estimates take it"
         )
-    launch = f"takes {text.significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "was not measured"
+    launch = f"takes {significant(1e3 * peaks.launch_ms)} µs" if peaks.launch_ms else "was not measured"
     return (
         f"roofs of this runtime here, measured by small kernels: {rates}, "
-        f"{text.significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch {launch}"
+        f"{significant(peaks.bandwidth_gb_s)} GB/s to memory; a launch {launch}"
     )
 
 

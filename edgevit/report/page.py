@@ -17,11 +17,41 @@ from edgevit.artifacts import SENSITIVITY, Artifact, Json
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.evaluation.accuracy import confusion_matrix
 from edgevit.evaluation.record import read_predictions
-from edgevit.report import plots, text
+from edgevit.report import plots
 from edgevit.report.attention import pictures_beside
 from edgevit.report.device import telemetry_of
 from edgevit.report.features import neighbors_of
 from edgevit.report.layer_times import section, timed_models
+from edgevit.report.text.accuracy import answers_against_float
+from edgevit.report.text.attention import ATTENTION_NOTE, attention_caption, attention_title
+from edgevit.report.text.checks import CHECK_HEADER, check_notes, check_rows
+from edgevit.report.text.classes import CLASSES_NOTE, MOST_CLASSES, lowest_recall_first
+from edgevit.report.text.corruptions import corruption_note, corruption_rows
+from edgevit.report.text.device import device_header, device_rows, device_title
+from edgevit.report.text.energy import ENERGY_HEADER, energy_note, energy_rows
+from edgevit.report.text.episodes import episode_note, episode_rows
+from edgevit.report.text.features import MEASURES_NOTE, feature_measure_rows, feature_note, feature_rows
+from edgevit.report.text.latency import latency_sentence
+from edgevit.report.text.numbers import (
+    count,
+    interval_percent,
+    milliseconds,
+    percent,
+    plus_minus,
+    precision_name,
+    runtime_name,
+    significant,
+    size,
+)
+from edgevit.report.text.selection import (
+    SELECTION_HEADER,
+    SELECTION_NOTE,
+    selection_notes,
+    selection_rows,
+    selection_sentence,
+)
+from edgevit.report.text.throughput import THROUGHPUT_HEADER, throughput_rows
+from edgevit.report.text.training_data import LEARNED_FROM_NOTE, learned_from_lines
 from edgevit.report.variants import Lineup, Variant
 from edgevit.terminal import printable
 
@@ -42,17 +72,7 @@ AGREEMENTS = {
     "engine_sqnr_db": "signal-to-quantization-noise ratio of the outputs on the target, dB",
     "engine_between_images_sqnr_db": "the same ratio for differences between images, dB",
 }
-NUMBERS = (
-    text.count,
-    text.interval_percent,
-    text.milliseconds,
-    text.percent,
-    text.plus_minus,
-    text.precision_name,
-    text.runtime_name,
-    text.significant,
-    text.size,
-)
+NUMBERS = (count, interval_percent, milliseconds, percent, plus_minus, precision_name, runtime_name, significant, size)
 
 
 def page(report: Mapping[str, Any], lineup: Lineup) -> str:
@@ -64,15 +84,15 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         roles=_roles(report),
         device=_device(report, deployed),
         overview=_overview(report, lineup),
-        energies=text.energy_rows(report["variants"]),
-        energy_header=text.ENERGY_HEADER,
-        energy_note=text.energy_note(report["variants"]),
+        energies=energy_rows(report["variants"]),
+        energy_header=ENERGY_HEADER,
+        energy_note=energy_note(report["variants"]),
         selections=[_selection(number, selection) for number, selection in enumerate(report["selections"])],
-        selection_header=text.SELECTION_HEADER,
-        learned_from=text.learned_from_lines(report["learned_from"]),
-        learned_from_note=text.LEARNED_FROM_NOTE,
-        classes=text.lowest_recall_first(report["classes"])[: text.MOST_CLASSES],
-        classes_note=text.CLASSES_NOTE,
+        selection_header=SELECTION_HEADER,
+        learned_from=learned_from_lines(report["learned_from"]),
+        learned_from_note=LEARNED_FROM_NOTE,
+        classes=lowest_recall_first(report["classes"])[:MOST_CLASSES],
+        classes_note=CLASSES_NOTE,
         latency=_latency(deployed),
         layer_times=[section(timed, name, is_folded=True) for name, timed in timed_models(lineup)],
         curves=list(_training_curves(lineup)),
@@ -84,13 +104,13 @@ def page(report: Mapping[str, Any], lineup: Lineup) -> str:
         corruptions=[_under_corruption(number, group) for number, group in enumerate(report["corruptions"])],
         episodes=[_over_episodes(group) for group in report["episodes"]],
         features=[_of_features(group) for group in report["features"]],
-        measures_note=text.MEASURES_NOTE,
+        measures_note=MEASURES_NOTE,
         neighbors=[_neighbors(evaluation, queries) for evaluation, queries in neighbors_of(lineup)],
         attention=[_attention(*group) for group in zip(report["attention"], pictures_beside(lineup), strict=True)],
-        attention_note=text.ATTENTION_NOTE,
-        check_header=text.CHECK_HEADER,
-        check_rows=text.check_rows(report["tensorrt"]),
-        check_notes=text.check_notes(report["tensorrt"]),
+        attention_note=ATTENTION_NOTE,
+        check_header=CHECK_HEADER,
+        check_rows=check_rows(report["tensorrt"]),
+        check_notes=check_notes(report["tensorrt"]),
         provenance=[_provenance(artifact) for artifact in lineup.artifacts],
     )
 
@@ -123,10 +143,10 @@ def _device(report: Mapping[str, Any], deployed: Variant) -> Json | None:
     if device is None:
         return None
     return {
-        "title": text.device_title(device),
+        "title": device_title(device),
         "plot": plots.over_the_run(telemetry) if telemetry else None,
-        "header": text.device_header(device),
-        "rows": text.device_rows(device),
+        "header": device_header(device),
+        "rows": device_rows(device),
     }
 
 
@@ -143,10 +163,10 @@ def _selection(number: int, selection: Json) -> Json:
     return {
         "wide": plots.selection_front(str(number), selection, 960),
         "narrow": plots.selection_front(str(number), selection, 380),
-        "sentence": text.selection_sentence(selection),
-        "rows": text.selection_rows(selection),
-        "notes": text.selection_notes(selection),
-        "note": text.SELECTION_NOTE,
+        "sentence": selection_sentence(selection),
+        "rows": selection_rows(selection),
+        "notes": selection_notes(selection),
+        "note": SELECTION_NOTE,
         "winner": selection["winner"],
     }
 
@@ -159,11 +179,11 @@ def _latency(deployed: Variant) -> Json | None:
     percentiles = {f"p{percent}": value.ms for percent, value in deployed.timing.percentiles.items()}
     return {
         "numbers": deployed.timing.numbers(),
-        "sentence": text.latency_sentence(deployed.timing),
+        "sentence": latency_sentence(deployed.timing),
         "histogram": plots.latency_histogram(samples_ms, percentiles),
         "run_order": plots.run_order(samples_ms),
-        "throughput_header": text.THROUGHPUT_HEADER,
-        "throughput": text.throughput_rows(deployed.timing.offline),
+        "throughput_header": THROUGHPUT_HEADER,
+        "throughput": throughput_rows(deployed.timing.offline),
         "throughput_plot": plots.throughput(deployed.timing.offline) if len(deployed.timing.offline) > 1 else None,
         "conditions": recorded["conditions"],
     }
@@ -219,8 +239,8 @@ def _quantization(lineup: Lineup) -> Json | None:
         return None
     known = {"calibrator": last.manifest.config["calibrator"], **last.metrics}
     facts = [(label, _fact(known[name])) for name, label in QUANTIZATION_FACTS.items() if name in known]
-    forms = [{**form, "answers": text.answers_against_float(form)} for form in last.metrics.get("forms", [])]
-    if answers := text.answers_against_float(last.metrics):
+    forms = [{**form, "answers": answers_against_float(form)} for form in last.metrics.get("forms", [])]
+    if answers := answers_against_float(last.metrics):
         learned = last.metrics.get("validation_learned_by")
         note = f", which '{learned}' learned from" if learned else ""
         facts.append(("Answers against float", f"{answers}. Measured on {last.manifest.inputs['validation'].id}{note}"))
@@ -236,7 +256,7 @@ def _quantization(lineup: Lineup) -> Json | None:
         "target": last.manifest.config.get("target", LOCAL_CPU),
         "is_replayed": any(form.get("label") == "replayed" for form in forms),
         "ships": last.metrics.get("form"),
-        "precision": text.precision_name(quantized),
+        "precision": precision_name(quantized),
         "is_float": not last.metrics["quantized_ops"],
         "sensitivity": _sensitivity(last),
     }
@@ -267,8 +287,8 @@ def _under_corruption(number: int, group: Mapping[str, Any]) -> Json:
     wide, narrow = (plots.accuracy_by_severity(f"corruption-{number}", group, width) for width in (960, 380))
     return {
         "models": [model["id"] for model in group["models"]],
-        "rows": text.corruption_rows(group),
-        "note": text.corruption_note(group),
+        "rows": corruption_rows(group),
+        "note": corruption_note(group),
         "wide": wide,
         "narrow": narrow,
     }
@@ -278,8 +298,8 @@ def _over_episodes(group: Mapping[str, Any]) -> Json:
     return {
         "title": f"Few-shot accuracy, {group['ways']}-way {group['shots']}-shot",
         "models": [model["id"] for model in group["models"]],
-        "rows": text.episode_rows(group),
-        "note": text.episode_note(group),
+        "rows": episode_rows(group),
+        "note": episode_note(group),
     }
 
 
@@ -287,10 +307,10 @@ def _of_features(group: Mapping[str, Any]) -> Json:
     return {
         "support": group["support"],
         "models": [model["id"] for model in group["models"]],
-        "rows": text.feature_rows(group),
+        "rows": feature_rows(group),
         "guess": group["constant_guess"],
-        "measures": text.feature_measure_rows(group),
-        "note": text.feature_note(group),
+        "measures": feature_measure_rows(group),
+        "note": feature_note(group),
     }
 
 
@@ -316,12 +336,12 @@ def _neighbors(evaluation: Artifact, queries: Sequence[Json]) -> Json:
 def _attention(group: Mapping[str, Any], pictures: Sequence[Json]) -> Json:
     """Models beside each other, each with its maps and the distances of its heads."""
     return {
-        "title": text.attention_title(group),
+        "title": attention_title(group),
         "models": [
             {
                 **shown,
                 "id": model["id"],
-                "caption": text.attention_caption(model),
+                "caption": attention_caption(model),
                 "plot": plots.attention_distances(f"attention-{number}", model) if model["layers"] else None,
                 "mean_px": [sum(layer["distances_px"]) / len(layer["distances_px"]) for layer in model["layers"]],
             }
@@ -338,7 +358,7 @@ def _png(artifact: Artifact, name: str) -> str:
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(item)}" for name, item in value.items()) or "none"
-    return text.significant(value) if isinstance(value, float) else str(value)
+    return significant(value) if isinstance(value, float) else str(value)
 
 
 def _provenance(artifact: Artifact) -> Json:

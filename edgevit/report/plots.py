@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgevit.checking.timed_layers import TimedModel
 from edgevit.profiling.scenarios import Throughput
 from edgevit.profiling.telemetry import Telemetry
-from edgevit.report.text import significant
+from edgevit.report.text.numbers import significant
 from edgevit.report.variants import Variant
 from edgevit.terminal import printable_line
 

@@ -31,7 +31,8 @@ from edgevit.evaluation import Share
 from edgevit.evaluation.accuracy_record import ClassRecall
 from edgevit.profiling.energy import EnergyRecord
 from edgevit.provenance import untrained
-from edgevit.report.text import MOST_IMAGES, interval_percent, milliseconds, percent, size
+from edgevit.report.lineage import MOST_IMAGES
+from edgevit.report.text.numbers import interval_percent, milliseconds, percent, size
 from edgevit.report.variants import Lineup, Variant
 from edgevit.runtimes.base import runtime_of
 from edgevit.terminal import points

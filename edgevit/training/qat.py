@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs import HEAD_TEACHERS, OPSET, Qat, idle_head
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
+from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, RecipeError, listed
-from edgevit.exporting import onnx_from_module
+from edgevit.exporting import Exported, norms_by_output, onnx_from_module
+from edgevit.graphs.norms import with_fused_norms
+from edgevit.model_file import AS_WRITTEN
+from edgevit.models.agreement import LARGEST_DEVIATION, deviation
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.distillation_token import DistillationTokenModel
 from edgevit.models.folding import BatchNorm
-from edgevit.quantization import calibrated, calibration_doubts, choose_images, image_batches
+from edgevit.models.timm_models import classifier_prefixes
+from edgevit.progress import Progress
+from edgevit.quantization import CalibratedModel, calibrated, calibration_doubts, choose_images, image_batches
+from edgevit.quantization.calibration import Batches
+from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.fake_quantization import FakeQuantization
-from edgevit.quantization.smoothing import outlier_channels, outliers_text
+from edgevit.quantization.module_smoothing import smooth_module
+from edgevit.quantization.sensitivity import SensitivityAnalysis
+from edgevit.quantization.smoothing import (
+    AUTOMATIC,
+    GAIN_DB,
+    LEAVE_OUT,
+    comparison_text,
+    outlier_channels,
+    outliers_text,
+)
+from edgevit.runtimes.sessions import file_session
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
+from edgevit.training.distributed import processes
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
+
+SMOOTHED = "smoothed.json"  # in the stage's working folder: whether the student is smoothed
 
 
 def quantization_aware_setup(
     config: Qat, inputs: Mapping[str, Artifact], context: Context
 ) -> tuple[TrainingSetup, ConfiguredTeacher, BuiltModel]:
     """The setup to train a folded copy of `init` under fake quantization; its teacher; and the folded copy in float.
+
+    The copy is smoothed if `config` asks for it, or if its layer norms have outlier channels and INT8 gains by it.
 
     The student has the classes of `init`, not of the streams. Norms that cannot be folded are frozen.
 
@@ -39,10 +69,10 @@ def quantization_aware_setup(
     classes = inputs["init"].io.classes
     start = starting_model(None, inputs["init"], classes, None, {}, drop_rates=config.model_rates)
     _check_heads_learn(start, config)
-    student = folded_model(start)
+    student, quantization = fake_quantization(folded_model(start), config, inputs, context)
     rounding = student._replace(module=copy.deepcopy(student.module))
     _freeze_norms(rounding.module)
-    unseen = fake_quantization(student, config, inputs, context).apply(rounding.module, _image(student))
+    unseen = quantization.apply(rounding.module, _image(student))
     if unseen:
         context.progress.say(
             f"    {config.id}: other nodes read the inputs of {len(unseen)} layers, too; the INT8 file rounds these "
@@ -54,25 +84,113 @@ def quantization_aware_setup(
 
 def fake_quantization(
     student: BuiltModel, config: Qat, inputs: Mapping[str, Artifact], context: Context
-) -> FakeQuantization:
-    """The student's quantized layers and calibrated ranges, as in post-training quantization.
+) -> tuple[BuiltModel, FakeQuantization]:
+    """The student, smoothed or as it is, and its quantized layers and calibrated ranges, as `quantize` finds them.
 
     The student is exported and its ONNX file is calibrated, so that QAT and `quantize` choose equal layers and ranges.
+
+    Raises:
+        ArtifactError: the model cannot be exported, none of its layers can be quantized, or the stage asks for
+            smoothing and no norm can be smoothed.
     """
     spec = IOSpec.for_classifier(student.preprocess, inputs["init"].io.classes)
     exported = onnx_from_module(student.module, spec, OPSET, dynamic_batch=True, keep_branches=True)
     dataset = open_dataset(inputs["calibration"])
     chosen = choose_images(dataset, config.calibration_images, config.seed, context.progress)
     calibration_doubts(dataset, chosen, exported.spec, config.id, context.progress)
-    batches = image_batches(dataset, chosen.calibration, exported.spec, context.progress, "calibrate")
-    calibration = calibrated(exported.model, batches, config.calibrator, config.runtime, usable_cpus(), config.id)
-    _mention_outliers(outlier_channels(exported.model, batches, usable_cpus()), config, context)
-    paths = exported.layers
+    calibrate, held_out = (
+        image_batches(dataset, positions, exported.spec, context.progress, title)
+        for positions, title in ((chosen.calibration, "calibrate"), (chosen.held_out, "compare with float"))
+    )
+    rounded = _smoothed_as_asked(_ExportedStudent(student, exported, config, calibrate), held_out, context)
+    calibration, paths = rounded.calibrated, rounded.exported.layers
     layers = {paths[layer.output]: layer for layer in calibration.layers() if layer.output in paths}
     _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
     if not layers:
         raise ArtifactError("no layer of this model can be quantized in training", where=config.id)
-    return FakeQuantization(layers, calibration.ranges, calibration.dialect, config.learn_ranges)
+    return rounded.built, FakeQuantization(layers, calibration.ranges, calibration.dialect, config.learn_ranges)
+
+
+@dataclass(frozen=True)
+class _ExportedStudent:
+    """A student and its export.
+
+    Attributes:
+        calibrate: gives the calibration images, equal at each call.
+    """
+
+    built: BuiltModel
+    exported: Exported
+    config: Qat
+    calibrate: Batches
+
+    @cached_property
+    def calibrated(self) -> CalibratedModel:
+        """The graph with the ranges of the calibration images."""
+        config, model = self.config, self.exported.model
+        if dialect_of(config.runtime, "int8").floats == "float16":
+            model = with_fused_norms(model)
+        return calibrated(model, self.calibrate, config.calibrator, config.runtime, usable_cpus(), config.id)
+
+    @cached_property
+    def outlier_channels(self) -> dict[str, float]:
+        return outlier_channels(self.exported.model, self.calibrate, usable_cpus())
+
+    def smoothed(self, strength: float) -> _ExportedStudent:
+        """A copy with smoothed channels, of equal function; the student itself if no norm can be smoothed.
+
+        The classifiers and the norm before them stay as they are, so that the embedding stays, too.
+        """
+        built, exported = self.built._replace(module=copy.deepcopy(self.built.module)), self.exported
+        heads = classifier_prefixes(built.module)
+        paths = norms_by_output(exported.model, built.module, _image(built))
+        paths |= {output: path for output, path in exported.layers.items() if not f"{path}.".startswith(heads)}
+        norms = smooth_module(
+            built.module, exported.model, paths, self.calibrate, strength, usable_cpus(), self.config.id
+        )
+        if not norms or deviation(built.module, self.built.module, built.preprocess) > LARGEST_DEVIATION:
+            return self
+        exported = onnx_from_module(built.module, exported.spec, OPSET, exported.dynamic_batch, keep_branches=True)
+        return replace(self, built=built, exported=exported)
+
+
+def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Context) -> _ExportedStudent:
+    """The student with smoothed channels if its stage asks for that, or if it has outlier channels and INT8 gains.
+
+    Rank 0 decides, and a training that goes on keeps the decision: other ranges would not fit its scales.
+    """
+    config = student.config
+    if config.smoothquant is not None:
+        smooth = student.smoothed(config.smoothquant) if config.smoothquant else student
+        if config.smoothquant and smooth is student:
+            raise ArtifactError("no layer norm of this model can be smoothed", where=config.id, next=LEAVE_OUT)
+        return smooth
+    decision = context.work / SMOOTHED
+    if processes.rank() == 0 and not decision.is_file():
+        is_closer = bool(student.outlier_channels) and _gains(student, list(held_out()), context.progress)
+        with whole_or_not_at_all(decision) as part:
+            part.write_text(json.dumps(is_closer), encoding="utf-8")
+    is_closer = processes.rank() == 0 and json.loads(decision.read_text(encoding="utf-8"))
+    told = processes.from_rank_0([float(is_closer)], torch.device(context.device))
+    return student.smoothed(AUTOMATIC) if told == [1.0] else student
+
+
+def _gains(student: _ExportedStudent, images: Sequence[NDArray[np.float32]], progress: Progress) -> bool:
+    """Whether INT8 is closer to float if the student is smoothed; both SQNRs are said."""
+    config, exported = student.config, student.exported
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        exported.write(file)
+        analysis = SensitivityAnalysis(
+            file_session(file, exported.spec, AS_WRITTEN, usable_cpus()), images, usable_cpus()
+        )
+        before_db, after_db = (
+            analysis.sqnr_db(candidate.calibrated) for candidate in (student, student.smoothed(AUTOMATIC))
+        )
+    is_used = after_db >= before_db + GAIN_DB
+    progress.say(f"    {config.id}: {outliers_text(student.outlier_channels)}")
+    progress.say(f"    {config.id}: {comparison_text(before_db, after_db, is_used)}")
+    return is_used
 
 
 def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
@@ -80,14 +198,6 @@ def _mention_others(tensors: list[str], config: Qat, context: Context) -> None:
         context.progress.say(
             f"    {config.id}: {len(tensors)} matrix products or convolutions use a weight that belongs to no layer; "
             f"they are trained in float, and quantize calibrates them: {listed(tensors)}"
-        )
-
-
-def _mention_outliers(ratios: Mapping[str, float], config: Qat, context: Context) -> None:
-    if ratios:
-        context.progress.say(
-            f"    {config.id}: {outliers_text(ratios)}; INT8 rounds the other channels coarsely. qat does not smooth; "
-            "quantize without qat tries smoothquant. Compare the two files."
         )
 
 

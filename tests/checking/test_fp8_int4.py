@@ -14,7 +14,7 @@ from edgevit.checking import check_for_tensorrt
 from edgevit.checking.older_parsers import parser_verdicts
 from edgevit.checking.precision import products
 from edgevit.graphs.graph import Graph
-from edgevit.report.text import check_rows
+from edgevit.report.text.checks import check_rows
 from tests.checking.graphs import product
 from tests.checking.test_nvidia import needs_nvidia
 from tests.small_models import workbench

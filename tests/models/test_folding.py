@@ -47,17 +47,20 @@ class SharedConvolution(nn.Module):
         return second
 
 
-class ReadBefore(nn.Module):
-    """A convolution whose output is read beside its norm's."""
+class Beside(nn.Module):
+    """A convolution and its norm, and something else that reads the output or the weight of the convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, reads: str) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.conv, self.norm, self.reads = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), reads
         self.pretrained_cfg = {"classifier": "head", "input_size": (3, 32, 32)}
 
     def forward(self, images: Tensor) -> Tensor:
         seen = self.conv(images)
-        return (seen + self.norm(seen)).mean((2, 3))
+        if self.reads == "a change in place":
+            seen.mul_(2)
+        beside = {"the output": seen, "the weight": self.conv.weight.mean()}.get(self.reads, 0)
+        return (beside + self.norm(seen)).mean((2, 3))
 
 
 @pytest.mark.parametrize(
@@ -69,8 +72,13 @@ class ReadBefore(nn.Module):
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)), 1),
         (nn.Sequential(timm.layers.StdConv2d(3, 8, 3), nn.BatchNorm2d(8)), 1),
         (SharedConvolution(), 2),
+        (Beside("the output"), 1),
+        (Beside("a change in place"), 1),
     ],
-    ids=["conv", "depthwise and activation", "linear", "norm first", "standardised weight", "shared"],
+    ids=[
+        *("conv", "depthwise and activation", "linear", "norm first", "standardised weight", "shared"),
+        *("read beside the norm", "changed in place"),
+    ],
 )
 def test_folding_changes_no_answer(module: nn.Module, left: int) -> None:
     with_statistics(module)
@@ -102,7 +110,21 @@ def test_a_plain_vit_has_nothing_to_fold() -> None:
     assert all(torch.equal(value, state[name]) for name, value in built.module.state_dict().items())
 
 
+def test_a_hybrid_whose_convolutions_are_read_beside_their_norms_folds_the_other_norms() -> None:
+    args = {"embed_dim": (8, 32, 32), "depths": (1, 1, 1), "block_type": ("C", "C", "T"), "stem_width": (4, 8)}
+    built = create_model("coatnet_nano_rw_224", 3, 64, args)
+    with_statistics(built.module)
+    folded = folded_model(built)
+    assert 0 < norms(folded.module) < norms(built.module)
+    with torch.no_grad():
+        images = nn.functional.interpolate(IMAGES, 64)
+        torch.testing.assert_close(folded.module(images), built.module(images), atol=1e-4, rtol=1e-4)
+        again = build(folded.description)  # with other weights, the same norms are folded
+        again.load_state_dict(folded.module.state_dict())
+        assert torch.equal(again(images), folded.module(images))
+
+
 def test_a_model_that_folding_would_change_is_refused() -> None:
     like = create_model("vit_tiny_patch16_224", 3, 32, {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2})
     with pytest.raises(RecipeError, match="cannot be folded"):
-        folded_model(BuiltModel(with_statistics(ReadBefore()), like.description, like.preprocess))
+        folded_model(BuiltModel(with_statistics(Beside("the weight")), like.description, like.preprocess))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from PIL import Image
 from edgevit.actions.single_stage import single_stages
 from edgevit.artifacts import Artifact, IOSpec, Preprocess
 from edgevit.configs import Quantize
+from edgevit.configs.stages import MIN_SQNR_DB, TOP1_DROP
 from edgevit.context import Context
 from edgevit.data import open_dataset
 from edgevit.data.dataset import ArrayImages, Dataset
@@ -43,6 +45,8 @@ from tests.small_models import float_onnx, int8_onnx, workbench
 SPEC = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(f"class {index}" for index in range(32)))
 PIXELS = np.random.default_rng(3).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
 BATCHES = [batch for batch, _ in input_batches(SPEC, iter(PIXELS), 50)]
+
+GATE_RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "quantization_gate.json"
 
 
 def change(lost: int, gained: int, n: int, limit: float = 0.01) -> AnswerChange:
@@ -374,3 +378,15 @@ def test_the_limit_is_that_of_the_budget_unless_the_stage_has_one(tmp_path: Path
 def test_wrong_validation_is_refused_before_the_run(options: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=says.replace("(", r"\(")):
         stage_of(tmp_path, options)
+
+
+def test_the_default_of_the_sqnr_gate_parts_the_forms_that_were_measured() -> None:
+    """Above it, none loses more than a point of top-1; below it, each does. The words of the option name it."""
+    measured = json.loads(GATE_RESULTS.read_text())["rows"]
+    forms = [form for of_model in measured.values() for form in of_model]
+    assert {form["sqnr_db"] >= MIN_SQNR_DB for form in forms} == {True, False}
+    for form in forms:
+        assert (form["sqnr_db"] >= MIN_SQNR_DB) == (form["truth"]["value"] <= TOP1_DROP), form
+    fields = {"stage": "quantize", "id": "int8", "model": "onnx", "calibration": "digits.pool"}
+    assert Quantize.model_validate(fields).floor_db == MIN_SQNR_DB
+    assert f"{MIN_SQNR_DB:g} by default" in str(Quantize.model_fields["min_sqnr_db"].description)

@@ -12,7 +12,7 @@ from edgevit.artifacts import Json
 from edgevit.configs import Budget
 from edgevit.fewshot.advice import advice
 from edgevit.report.build import report_json, write_report
-from edgevit.report.text import markdown
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import lineup
 from tests.fewshot.clusters import clusters
 from tests.report.measured_run import ALL, MeasuredRun, quickstart

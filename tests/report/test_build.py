@@ -16,7 +16,8 @@ from edgevit.provenance import WEIGHTS_FROM
 from edgevit.report import summary
 from edgevit.report.build import report_json, write_report
 from edgevit.report.page import _quantization
-from edgevit.report.text import answers_against_float, markdown
+from edgevit.report.text.accuracy import answers_against_float
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 

@@ -17,7 +17,7 @@ from edgevit.report.build import report_json
 from edgevit.report.device import _soak
 from edgevit.report.page import page
 from edgevit.report.plots import over_the_run
-from edgevit.report.text import markdown
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 

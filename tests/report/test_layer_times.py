@@ -19,10 +19,10 @@ from edgevit.latency_model.boards import peaks_of_machine
 from edgevit.model_file import TargetInfo
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.layer_times import LayerTime, LayerTimes
-from edgevit.report import text
 from edgevit.report.build import write_report
 from edgevit.report.layer_times import part_rows, section, sentences
 from edgevit.report.page import rendered
+from edgevit.report.text.layer_times import PART_HEADER
 from edgevit.runtimes import peaks as room
 from edgevit.stages import profile
 from tests.checking.test_timed_layers import PEAKS, of_vit
@@ -135,7 +135,7 @@ def test_a_part_with_unknown_work_has_no_share_of_the_macs() -> None:
     )
     rows = part_rows(replace(of_vit(), layers=layers))
     assert [cells[3] for _, _, cells in rows] == ["50.0%", "-"]
-    assert text.PART_HEADER[3] == "of known MACs"
+    assert PART_HEADER[3] == "of known MACs"
 
 
 def profiled(model: Artifact, out: Path, **options: object) -> Path:

@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 from edgevit.profiling.energy import EnergyRecord, NoEnergy
 from edgevit.profiling.latency_record import LatencyRecord, Percentile
 from edgevit.profiling.loop import Start
-from edgevit.report.text import (
-    count,
-    energy_cell,
-    energy_sentence,
-    latency_cell,
-    latency_facts,
-    latency_sentence,
-    median_cell,
-    significant,
-    size,
-)
+from edgevit.report.text.energy import energy_cell, energy_sentence
+from edgevit.report.text.latency import latency_cell, latency_facts, latency_sentence, median_cell
+from edgevit.report.text.numbers import count, significant, size
 from edgevit.terminal import points
 
 

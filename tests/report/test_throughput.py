@@ -11,7 +11,7 @@ import pytest
 from edgevit.artifacts import Artifact
 from edgevit.profiling.scenarios import Throughput
 from edgevit.report import plots
-from edgevit.report.text import throughput_rows
+from edgevit.report.text.throughput import throughput_rows
 from tests.small_models import float_onnx, workbench
 
 QUICK: dict[str, Any] = {"warmup_s": 0.05, "duration_s": 0.1, "min_runs": 20, "starts": 2, "retry_s": 0, "idle_s": 0}

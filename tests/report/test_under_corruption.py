@@ -10,7 +10,7 @@ import pytest
 
 from edgevit.configs import CORRUPTIONS, Budget
 from edgevit.report.build import report_json, write_report
-from edgevit.report.text import markdown
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 

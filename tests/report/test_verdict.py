@@ -14,7 +14,7 @@ from edgevit.configs import Budget
 from edgevit.errors import ArtifactError
 from edgevit.report import summary
 from edgevit.report.build import report_json, write_report
-from edgevit.report.text import markdown
+from edgevit.report.text.report import markdown
 from edgevit.report.variants import lineup
 from tests.report.measured_run import ALL, MeasuredRun, quickstart
 

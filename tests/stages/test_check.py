@@ -10,7 +10,7 @@ from edgevit.artifacts import Artifact
 from edgevit.checking import nvidia
 from edgevit.configs import Budget
 from edgevit.report.build import write_report
-from edgevit.report.text import WIDTH
+from edgevit.report.text.layout import WIDTH
 from tests.checking.test_nvidia import needs_nvidia
 from tests.small_models import float_onnx, int8_onnx, workbench
 

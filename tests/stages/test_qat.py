@@ -27,12 +27,13 @@ from edgevit.exporting import onnx_from_module, tensor_ranges
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.metadata import trained_ranges_in
 from edgevit.models import create_model, open_checkpoint, save_checkpoint
+from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.folding import Folded
 from edgevit.models.ranges import RANGES, TrainedRanges, trained_ranges
 from edgevit.pipeline import resolve
 from edgevit.quantization import calibrated
 from edgevit.quantization.dialects import DIALECTS
-from edgevit.quantization.fake_quantization import load_trained
+from edgevit.quantization.fake_quantization import FakeQuantization, load_trained
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import preprocessed, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
@@ -41,7 +42,7 @@ from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
-from edgevit.training.qat import fake_quantization, quantization_aware_setup
+from edgevit.training.qat import SMOOTHED, fake_quantization, quantization_aware_setup
 from tests.models.test_folding import with_statistics
 from tests.said import Said
 from tests.small_models import VIT, checkpoint, workbench
@@ -178,7 +179,8 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     start = with_outliers()
     post = int8("outliers-post", start, **fields)
     taught = qat(
-        "outliers-qat", init=start.id, streams=({"data": "digits.pool"},), epochs=6, learning_rate=5e-4, batch_size=50
+        "outliers-qat", init=start.id, streams=({"data": "digits.pool"},), epochs=6, learning_rate=5e-4, batch_size=50,
+        smoothquant=0,
     )  # fmt: skip
     after = int8("outliers-trained", taught, calibrator="trained", **fields)
     floating = workbench().run("export", "outliers-float", model=start.id)
@@ -188,6 +190,49 @@ def test_training_recovers_what_post_training_quantization_lost() -> None:
     lost_before, lost_after = (np.mean(answers(one, images).argmax(-1) != expected) for one in (post, after))
     assert lost_before > 0.2
     assert lost_after < 0.8 * lost_before  # 0.50 to 0.64 over five seeds
+
+
+def smoothed_student(said: Said, work: Path, **fields: Any) -> tuple[BuiltModel, FakeQuantization]:
+    config, inputs = setup_of("smoothing", init=with_outliers().id, **fields)
+    start = folded_model(open_checkpoint(with_outliers()))
+    return fake_quantization(start, config, inputs, Context(progress=said, work=work))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("tensorrt", marks=pytest.mark.slow)])
+def test_outlier_channels_are_smoothed_before_the_training(runtime: str, tmp_path: Path) -> None:
+    said, before = Said(), open_checkpoint(with_outliers()).module
+    images = torch.from_numpy(random_images(with_outliers().io, 8))
+    sqnrs_db = []
+    with torch.no_grad():
+        expected, embedding = before(images), before.forward_head(before.forward_features(images), pre_logits=True)
+        for fields in ({}, {"smoothquant": 0.5}, {"smoothquant": 0}):
+            student, found = smoothed_student(said, tmp_path, runtime=runtime, **fields)
+            module = student.module
+            torch.testing.assert_close(module(images), expected, rtol=1e-3, atol=1e-3)
+            same = module.forward_head(module.forward_features(images), pre_logits=True)
+            torch.testing.assert_close(same, embedding, rtol=1e-3, atol=1e-3)
+            found.apply(module, images[:1])
+            sqnrs_db.append(sqnr_db(module(images).numpy(), expected.numpy()))
+    assert sqnrs_db[0] == pytest.approx(sqnrs_db[1], abs=0.1)
+    assert sqnrs_db[0] > sqnrs_db[2] + 6  # 10 to 20 more over four draws of images
+    (line,) = (line for line in said.lines if "without smoothquant" in line)
+    assert re.search(r"smoothing: SQNR: -?[\d.]+ dB without smoothquant, [\d.]+ dB with 0.5 \(used\)", line)
+
+
+def test_a_training_that_goes_on_keeps_the_decision_to_smooth(tmp_path: Path) -> None:
+    said = Said()
+    (tmp_path / SMOOTHED).write_text("false")
+    plain, _ = smoothed_student(said, tmp_path)
+    assert torch.equal(
+        plain.module.blocks[0].norm1.weight, open_checkpoint(with_outliers()).module.blocks[0].norm1.weight
+    )
+    assert not any("without smoothquant" in line for line in said.lines)
+
+
+def test_a_model_without_layer_norms_cannot_be_smoothed(tmp_path: Path) -> None:
+    config, inputs = setup_of("no-norms", init=lively(RESIDUAL).id, smoothquant=0.5)
+    with pytest.raises(ArtifactError, match="nothing to smooth"):
+        quantization_aware_setup(config, inputs, Context(work=tmp_path))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("tensorrt", marks=pytest.mark.slow)])
@@ -289,7 +334,7 @@ def test_two_ranks_train_one_model() -> None:
         assert ranges.layers[path].input == pytest.approx(layer.input, rel=0.05)
 
 
-def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
+def test_a_weight_that_is_no_layers_own_is_said_and_calibrated(tmp_path: Path) -> None:
     class Functional(nn.Module):
         """Uses the weight of a layer that it never calls, as BEiT's attention does."""
 
@@ -304,7 +349,7 @@ def test_a_weight_that_is_no_layers_own_is_said_and_calibrated() -> None:
     built = open_checkpoint(student())
     built.module.set_submodule("blocks.0.mlp.fc1", Functional(built.module.get_submodule("blocks.0.mlp.fc1")))
     said = Said()
-    found = fake_quantization(built, config, inputs, Context(progress=said))
+    _, found = fake_quantization(built, config, inputs, Context(progress=said, work=tmp_path))
     assert "blocks.0.mlp.fc1.layer" not in found.layers
     assert len(found.layers) == 9
     assert any("1 matrix products or convolutions use a weight that belongs to no layer" in line for line in said.lines)

@@ -428,6 +428,7 @@ def timed_on(board: Board, change: Callable[[Standin], Standin], **fields: Any) 
     return workbench().run("profile", f"latency-{change.__name__}", model=engine.id, target="orin", **options)
 
 
+@pytest.mark.slow
 def test_the_energy_of_a_board_is_shown_and_judges_no_budget(board: Board, tmp_path: Path) -> None:
     """5,971 mW at rest and 12,479 mW while the engine runs, as recorded; the power of a stand-in is replayed."""
     latency = timed_on(board, working, idle_s=2.5, duration_s=3.0)
