@@ -6,10 +6,10 @@ CIFAR is the folder that holds `cifar-10-batches-py`. Each method trains a small
 of convolutions and attention (MobileViT) on the same few training images without labels. Compute is counted in passes
 of an image, forward and backward, through the backbone: a teacher's pass counts a third, smaller views and visible
 patches count by their area. Heads are not counted; `cpu_s` holds the CPU seconds of a run. All methods get as many
-passes. The features are then frozen. A weighted kNN classifier and logistic regression learn from the same training
-images, now with labels, and are tested on test images. `untrained` is
-the same backbone with its initial weights; `supervised` trains it with the labels. DINO without centering, and with the
-student itself as teacher, shows whether it collapses.
+passes. The features are then frozen. The heads of `evaluate` (protocols `knn` and `linear`) learn from the same
+training images, now with labels, and are tested on test images. `untrained` is the same backbone with its initial
+weights; `supervised` trains it with the labels. DINO without centering, and with the student itself as teacher, shows
+whether it collapses.
 
 The script goes on where it was interrupted: the result of each run is kept in RUNS.
 """
@@ -27,10 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from benchmarks.common import publish
@@ -41,6 +37,7 @@ from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
 from edgevit.data.transforms import normalize
 from edgevit.errors import RecipeError, TrainingError
+from edgevit.fewshot.probes import linear_probe, nearest_neighbors_probe
 from edgevit.models.creation import BuiltModel, create_model
 from edgevit.progress import SilentProgress
 from edgevit.training.classifier_learner import ClassifierLearner
@@ -217,16 +214,13 @@ def _fields(stage: str, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def accuracies(model: nn.Module, preprocess: Preprocess, data: Data) -> dict[str, Any]:
-    """The accuracy of kNN and of logistic regression on frozen, normalized features."""
+    """The accuracy of kNN and of logistic regression on frozen features."""
     (train, labels), (test, truth) = (frozen(model, preprocess, role) for role in (data.train, data.test))
-    directions = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
-    knn = KNeighborsClassifier(
-        NEIGHBORS, metric="cosine", weights=lambda distances: np.exp((1 - distances) / TEMPERATURE)
-    )
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1_000))
+    probes = {"knn": nearest_neighbors_probe([NEIGHBORS], TEMPERATURE), "linear": linear_probe(seed=0)}
     return {
-        "knn": float(knn.fit(directions[0], labels).score(directions[1], truth)),
-        "linear": float(linear.fit(train, labels).score(test, truth)),
+        name: float(np.mean(predicted == truth))
+        for name, probe in probes.items()
+        for predicted in probe(train, labels, test, len(data.train.classes)).values()
     }
 
 

@@ -1,6 +1,7 @@
 """The student that the rounds of select take, against an exhaustive run over twelve, under three budgets; both costs.
 
     python -m benchmarks.selection_exhaustive CIFAR [--images 3000] [--validation 2000] [--epochs 9] [--work FOLDER]
+        [--again]
 
 Images: training images of CIFAR-10 (the folder with cifar-10-batches-py), at 64 px. A small ResNet learns from them and
 teaches all students. Its training is in no cost, since both ways need it.
@@ -14,8 +15,8 @@ used. The budgets are those that 5, 8 and all 12 students meet.
 
 Costs are CPU seconds of this process and its children, on one thread: other work on the machine changes them little.
 `cost` is that of the rounds, timings included, over that of the exhaustive run. A run that was stopped goes on. The
-seconds of the stage that was stopped are lost, and `resumed` counts such trainings. About an hour on one core; the
-latencies want a quiet machine.
+seconds of the stage that was stopped are lost, and `resumed` counts such trainings. About an hour on one core. The
+latencies want a quiet machine: --again makes the INT8 files and their latencies anew, and leaves trainings and costs.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--students", type=int, default=STUDENTS)
     parser.add_argument("--models", type=int, default=len(MODELS), help="the first so many of the twelve")
+    parser.add_argument("--again", action="store_true", help="INT8 files and latencies")
     parser.add_argument("--work", type=Path, default=Path("runs/selection"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,13 +83,18 @@ def main() -> None:
     costs = Costs(work / "costs.json")
     timings = {candidate: _timing(candidate, costs, context) for candidate in _candidates(asked.models)}
     teacher = work / "teacher"
-    exhaustive = Run("exhaustive", work, teacher, costs, context).all_of(list(timings), asked.epochs)
+    run = partial(Run, work=work, teacher_runs=teacher, costs=costs, context=context, again=asked.again)
+    exhaustive = run("exhaustive").all_of(list(timings), asked.epochs)
     rows = []
     for budget_ms in _budgets_ms(timings, len(timings)):
-        rows.append(
-            _row(budget_ms, timings, exhaustive, asked, Run(f"{budget_ms:.3g}ms", work, teacher, costs, context))
-        )
-        result = {"images": asked.images, "validation": asked.validation, "epochs": asked.epochs, "budgets": rows}
+        rows.append(_row(budget_ms, timings, exhaustive, asked, run(f"{budget_ms:.3g}ms")))
+        result = {
+            "images": asked.images,
+            "validation": asked.validation,
+            "epochs": asked.epochs,
+            "again": asked.again,
+            "budgets": rows,
+        }
         publish("selection_exhaustive", {"summary": _summary(rows), **result, "exhaustive": exhaustive})
 
 
@@ -114,12 +121,15 @@ class CountingRunner(TrialRunner):
 
     costs: Costs
     name: str
+    again: bool  # whether INT8 files and latencies are made anew, uncounted
 
     def run(self, recipe: Recipe) -> Mapping[str, Artifact]:
         made: Mapping[str, Artifact] = {}
-        for count in range(1, len(recipe.stages) + 1):  # stage by stage: a stop loses the seconds of one alone
+        for count, stage in enumerate(recipe.stages, 1):  # stage by stage: a stop loses the seconds of one alone
             part = recipe.model_copy(update={"stages": recipe.stages[:count]})
-            made = self.costs.counted(self.name, partial(super().run, part))
+            make = partial(pipeline.run, part, self.base, self.runs, self.context, datasets=self.datasets)
+            is_made_again = self.again and stage.stage in ("quantize", "select")
+            made = make(fresh=[stage.id]) if is_made_again else self.costs.counted(self.name, make)
         return made
 
 
@@ -132,6 +142,7 @@ class Run:
     teacher_runs: Path
     costs: Costs
     context: Context
+    again: bool
 
     def all_of(self, candidates: Sequence[Candidate], epochs: int) -> dict[str, Any]:
         """All students, for all epochs."""
@@ -154,7 +165,9 @@ class Run:
         datasets = dataset_artifacts(images, self.work, ["photos.train", "photos.val"])
         teacher = pipeline.run(stages.with_stages(*stages.teacher), self.work, self.teacher_runs, self.context)
         runs = self.work / self.name
-        runner = CountingRunner(self.work, runs, self.context, datasets, costs=self.costs, name=self.name)
+        runner = CountingRunner(
+            self.work, runs, self.context, datasets, costs=self.costs, name=self.name, again=self.again
+        )
         _share_teacher(teacher["teacher"], self.teacher_runs, runner.runs)
         return stages, runner
 

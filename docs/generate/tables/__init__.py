@@ -34,6 +34,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "foreign_pictures": few_shot.foreign_pictures,
     "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
     "interval_coverage": latency.interval_coverage,
+    "latency_cpu": latency.latency_cpu,
     "latency_model": latency.latency_model,
     "newcomer": peers.newcomer,
     "omniglot_episodes": few_shot.omniglot_episodes,

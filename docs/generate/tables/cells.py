@@ -45,6 +45,7 @@ IN_WORDS = {
     "nncf": "NNCF",
     "olive": "Olive",
     "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
     "openvino bf16": "OpenVINO, bfloat16",
     "openvino f32": "OpenVINO, float32",
     "patient": "patient and consistent, without labels",

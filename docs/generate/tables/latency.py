@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from docs.generate.numbers import fixed, percent, significant
 from docs.generate.records import Json
-from docs.generate.tables.cells import Table
+from docs.generate.tables.cells import Table, spelled
 
 LEFT_OUT = {
     "architecture": "an architecture left out",
@@ -16,6 +16,51 @@ LEFT_OUT = {
     "board_source_network": "a board, a source and a family left out",
 }
 NAMES = {"roofline": "edgevit: a roofline of each kernel", "totals": "totals of the graph, added up"}
+
+
+CPU_MODELS = {
+    "unit_costs": "edgevit: unit costs",
+    "macs_alone": "MACs alone",
+    "parameters_alone": "parameters alone",
+}
+
+
+def latency_cpu(result: Json) -> Iterator[Table]:
+    forms = {name: form for name, form in result.items() if name != "conditions"}
+    yield Table(
+        "errors",
+        ("runtime and precision", "model", "median error", "90th percentile", "within 20%", "rank correlation"),
+        tuple(
+            (
+                _runtime_and_precision(name),
+                title,
+                *(percent(form["errors"][model][key]) for key in ("median", "p90", "within_20")),
+                fixed(3)(form["errors"][model]["rank"]),
+            )
+            for name, form in forms.items()
+            for model, title in CPU_MODELS.items()
+        ),
+        "Each half of the catalog predicted by a fit to the other half. Error: the difference from measured, relative.",
+    )
+    yield Table(
+        "coverage",
+        ("runtime and precision", "models", "in their 90% interval", "factors of the interval"),
+        tuple(
+            (
+                _runtime_and_precision(name),
+                str(form["models"]),
+                percent(form["coverage_of_90"]),
+                " and ".join(fixed(2)(factor) for factor in form["factors_of_90"]),
+            )
+            for name, form in forms.items()
+        ),
+        "The interval is that of the left-out models of the half that predicts.",
+    )
+
+
+def _runtime_and_precision(form: str) -> str:
+    runtime, precision = form.split("_")
+    return f"{spelled(runtime)}, {precision}"
 
 
 def latency_model(result: Json) -> Iterator[Table]:

@@ -1,0 +1,95 @@
+"""What pre-training without labels brings: five labels a class with and without it, distilled, in INT8.
+
+    python -m benchmarks.pretraining_downstream CIFAR GROCERY WEIGHTS [--draws 3] [--runs runs]
+
+CIFAR is the folder that holds `cifar-10-batches-py`, GROCERY that of the Grocery Store Dataset, and WEIGHTS are
+MobileNetV2's (imagenet_mobilenetv2.py). pretraining_downstream.yaml holds both chains.
+
+- CIFAR-10: a small ResNet learns from 5,000 training images without labels (SimCLR). It and the same network with its
+  initial weights are each adapted by five labels a class, and teach a smaller one, which is quantized.
+- Photos of 81 classes: MobileNetV2 goes on from its weights of ImageNet on all training photos without labels, by two
+  methods. It and the network as it was are each adapted by five labels a class.
+
+Each draw takes other labelled images and other seeds. Accuracies are those of the test images, which choose nothing.
+`gain` is the paired difference of the draws. A run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import ROOT, publish
+from benchmarks.imagenet_networks import NETWORKS
+from benchmarks.pretraining import paired_interval
+from edgevit import pipeline
+from edgevit.artifacts import Artifact
+from edgevit.cli.output import terminal_context
+from edgevit.recipe import Recipe, load_recipe
+
+RECIPE = ROOT / "benchmarks" / "pretraining_downstream.yaml"
+TRAINS = ("pretrain", "distill", "fewshot")
+STARTS = {  # without pre-training, and with it
+    "untrained": ("pretrained",),
+    "imagenet": ("simclr", "byol"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("cifar", "grocery", "weights"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    made = [
+        pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()) for draw in range(asked.draws)
+    ]
+    recipe = _recipe(asked, 0)
+    publish(
+        "pretraining_downstream",
+        {
+            "draws": asked.draws,
+            "recipe": {stage.id: stage.model_dump(mode="json") for stage in recipe.stages if stage.stage in TRAINS},
+            "accuracy": {
+                model: {start: _gains(made, model, start, base) for base in STARTS for start in (base, *STARTS[base])}
+                for model in ("teacher", "int8")
+            },
+        },
+    )
+
+
+def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
+    small = NETWORKS["mobilenetv2"]
+    cifar = asked.cifar.absolute()
+    settings = [
+        *(f"datasets.{name}.path={cifar}" for name in ("cifar", "unlabelled")),
+        f"datasets.photos.path={asked.grocery.absolute()}",
+        *(f"datasets.{name}.few_shot.draw={draw}" for name in ("cifar", "unlabelled", "photos")),
+        f"stages.imagenet.weights={small.weights(asked.weights, asked.runs)}",
+        f"stages.imagenet.model_args={small.model_args}",
+    ]
+    recipe = load_recipe(RECIPE, settings)
+    seeded = [stage.model_copy(update={"seed": draw}) if stage.stage in TRAINS else stage for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": tuple(seeded)})
+
+
+def _gains(made: list[dict[str, Artifact]], model: str, start: str, base: str) -> dict[str, Any] | None:
+    """The accuracy of each draw, the mean, and the differences from the chain without pre-training."""
+    if f"accuracy/{model}/{start}" not in made[0]:
+        return None
+    each, before = ([float(one[f"accuracy/{model}/{name}"].metrics["top1"]) for one in made] for name in (start, base))
+    row = {"mean": statistics.mean(each), "each": each}
+    if start != base:
+        gains = [one - other for one, other in zip(each, before, strict=True)]
+        row["gain"] = {"mean": statistics.mean(gains), "each": gains, "interval": paired_interval(gains)}
+    return row
+
+
+if __name__ == "__main__":
+    main()
