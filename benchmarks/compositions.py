@@ -1,9 +1,11 @@
 """Ways to make a trained ViT smaller, and their orders: accuracy against measured latency, in float and in INT8.
 
-    python -m benchmarks.compositions CIFAR WEIGHTS [--seeds 1] [--ways NAME …] [--rounds 12] [--runs runs]
+    python -m benchmarks.compositions CIFAR WEIGHTS [--seeds 1] [--ways NAME …] [--epochs 80] [--rounds 12]
+        [--runs runs]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
-the teacher. The model is the ViT in benchmarks/models/ (deit, reference_students.py), which learned for 80 epochs.
+the teacher of all further training. Students made from the start also need cifar10_resnet20-12fca82f.th beside it, the
+teacher of the model: the ViT in benchmarks/models/ (deit, reference_students.py), which learned for 80 epochs.
 
 Each way in WAYS cuts it to about a half, or in several cuts to about a third, of its multiply-accumulates. What
 trains does so for two epochs on the same 15,000 images by that teacher, however these are divided among the cuts.

@@ -12,7 +12,8 @@ that the seed draws; no layer is kept float. `ptq` is INT8 for ONNX Runtime, `co
 files, on the 10,000 test images.
 
 The models in models/: every seed trains one for an epoch on 15,000 images with that teacher, as conv was taught, once
-rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives.
+rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives. The other
+students had other losses, and the ViT another teacher.
 
 With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, images at 192 px, and the nearest
 of ten centroids of five images each; in ONNX Runtime's forms alone, at its size. `qat` knows no label: for an epoch of

@@ -16,7 +16,8 @@ used. The budgets are those that 5, 8 and all 12 students meet.
 Costs are CPU seconds of this process and its children, on one thread: other work on the machine changes them little.
 `cost` is that of the rounds, timings included, over that of the exhaustive run. A run that was stopped goes on. The
 seconds of the stage that was stopped are lost, and `resumed` counts such trainings. About an hour on one core. The
-latencies want a quiet machine: --again makes the INT8 files and their latencies anew, and leaves trainings and costs.
+latencies want a quiet machine: --again makes the INT8 files of trained students and their latencies anew. It keeps
+trainings, costs, and the timings of untrained students, from which the budgets come.
 """
 
 from __future__ import annotations
@@ -128,8 +129,10 @@ class CountingRunner(TrialRunner):
         for count, stage in enumerate(recipe.stages, 1):  # stage by stage: a stop loses the seconds of one alone
             part = recipe.model_copy(update={"stages": recipe.stages[:count]})
             make = partial(pipeline.run, part, self.base, self.runs, self.context, datasets=self.datasets)
-            is_made_again = self.again and stage.stage in ("quantize", "select")
-            made = make(fresh=[stage.id]) if is_made_again else self.costs.counted(self.name, make)
+            if self.again:
+                made = make(fresh=[stage.id] if stage.stage in ("quantize", "select") else ())
+            else:
+                made = self.costs.counted(self.name, make)
         return made
 
 

@@ -38,6 +38,7 @@ _COMPOSITIONS = {
 }
 
 
+FLOATS = "with outliers: layers in float"
 LEAST_TO_RECOVER = 0.003  # of top-1: less is within the interval of 10,000 images
 
 
@@ -119,7 +120,11 @@ def outliers(result: Json) -> Iterator[Table]:
         plain, changed = found["forms"]["plain"], found["forms"]["outliers"]
         yield Table(
             name,
-            ("form", "plain: SQNR", "same answers", "with outliers: SQNR", "same answers", "layers in float"),
+            (
+                "form",
+                *(f"{model}: {what}" for model in ("plain", "with outliers") for what in ("SQNR", "same answers")),
+                FLOATS,
+            ),
             tuple(
                 (
                     form,
@@ -130,8 +135,7 @@ def outliers(result: Json) -> Iterator[Table]:
                 for form in plain
                 if form != "float32"
             ),
-            f"Against the float file of the same model, on {found['images']:,} test images. Layers in float are those "
-            "of the model with outliers.",
+            f"Against the float file of the same model, on {found['images']:,} test images.",
             spelled(name),
         )
     yield Table(

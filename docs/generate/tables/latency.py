@@ -60,7 +60,7 @@ def latency_cpu(result: Json) -> Iterator[Table]:
 
 def _runtime_and_precision(form: str) -> str:
     runtime, precision = form.split("_")
-    return f"{spelled(runtime)}, {precision}"
+    return f"{spelled(runtime)}, {precision.replace('int8', 'INT8')}"
 
 
 def latency_model(result: Json) -> Iterator[Table]:
