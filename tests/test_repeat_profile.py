@@ -91,9 +91,10 @@ def test_a_receipt_repeats_the_plan(model: Path, receipt: dict[str, Any], tmp_pa
     assert told["conditions"]["duration_s"] == 0.05
     assert told["differences"] == []
     assert answer.exit_code == (0 if told["agrees"] else 1)
-    # On a machine whose speed nobody knows, a tenth of the time does not agree.
-    tenth = {name: value / 10 for name, value in receipt["latency_ms"].items() if name.startswith("p50")}
-    fast = {**receipt, "latency_ms": {**receipt["latency_ms"], **tenth}, "target": "local-cpu"}
+    # On a machine whose speed nobody knows, a thousandth of the time does not agree.
+    p50_ms = receipt["latency_ms"]["p50"] / 1000
+    short = {"p50": p50_ms, "p50_low": 0.99 * p50_ms, "p50_high": 1.01 * p50_ms}
+    fast = {**receipt, "latency_ms": {**receipt["latency_ms"], **short}, "target": "local-cpu"}
     (tmp_path / "receipt.json").write_text(json.dumps(fast))
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 1

@@ -151,7 +151,7 @@ def test_a_number_is_cited_by_its_path() -> None:
     speed = read_result("overhead")["pipeline_over_by_hand"]
     expected = f"{speed['median']:.3f} ({speed['min']:.3f} to {speed['max']:.3f})"
     assert number("overhead > pipeline_over_by_hand as number:3") == expected
-    row = "compression_peers > models > coatnet > rows > olive static, onnxruntime"
+    row = "compression_peers > models > conv > rows > olive static, onnxruntime"
     assert found(row)["method"] == "static"
 
 
