@@ -78,6 +78,14 @@ NOT_HERE = {
         ),
         "needs a board; tests/targets/test_agent_host.py has an SSH server",
     ),
+    **dict.fromkeys(
+        (
+            "edgevit devices calibrate pi",
+            "edgevit estimate own.onnx --board pi",
+            "edgevit select --data photos/ --latency-ms 20 --board pi",
+        ),
+        "needs a board; tests/latency_model/test_calibration.py calibrates a target",
+    ),
 }
 
 # Settings that make a run short and keep it away from the hub. Everything else is as the reader types it.
