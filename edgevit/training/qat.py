@@ -136,6 +136,11 @@ class _ExportedStudent:
     def outlier_channels(self) -> dict[str, float]:
         return outlier_channels(self.exported.model, self.calibrate, usable_cpus())
 
+    @cached_property
+    def smoothed_by_itself(self) -> _ExportedStudent:
+        """The student as it is smoothed if it has outlier channels and INT8 gains."""
+        return self.smoothed(AUTOMATIC)
+
     def smoothed(self, strength: float) -> _ExportedStudent:
         """A copy with smoothed channels, of equal function; the student itself if no norm can be smoothed.
 
@@ -172,7 +177,7 @@ def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Co
             part.write_text(json.dumps(is_closer), encoding="utf-8")
     is_closer = processes.rank() == 0 and json.loads(decision.read_text(encoding="utf-8"))
     told = processes.from_rank_0([float(is_closer)], torch.device(context.device))
-    return student.smoothed(AUTOMATIC) if told == [1.0] else student
+    return student.smoothed_by_itself if told == [1.0] else student
 
 
 def _gains(student: _ExportedStudent, images: Sequence[NDArray[np.float32]], progress: Progress) -> bool:
@@ -185,7 +190,7 @@ def _gains(student: _ExportedStudent, images: Sequence[NDArray[np.float32]], pro
             file_session(file, exported.spec, AS_WRITTEN, usable_cpus()), images, usable_cpus()
         )
         before_db, after_db = (
-            analysis.sqnr_db(candidate.calibrated) for candidate in (student, student.smoothed(AUTOMATIC))
+            analysis.sqnr_db(candidate.calibrated) for candidate in (student, student.smoothed_by_itself)
         )
     is_used = after_db >= before_db + GAIN_DB
     progress.say(f"    {config.id}: {outliers_text(student.outlier_channels)}")

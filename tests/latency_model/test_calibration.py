@@ -219,7 +219,7 @@ def test_a_form_with_too_few_receipts_does_not_cost_the_others(receipts: Path) -
 
 
 def measured_with(failing: set[str], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
-    """Those of the models m0 to m15 that are measured, of which some end with a TargetError; and what is said."""
+    """The names of the measured models, of m0 to m15, where some end with a TargetError; and what is said."""
 
     def measured(name: str, *_: object) -> Iterator[tuple[str, MeasuredUnits]]:
         if name in failing:
