@@ -514,7 +514,7 @@ class Qat(Distillation):
     """Train a checkpoint while its layers round as in INT8 (quantization-aware training)."""
 
     stage: Literal["qat"]
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     init: CheckpointRef = Field(description="Checkpoint to train. It teaches itself if no teacher is given.")
     runtime: QuantizedRuntime = Field(
         "onnxruntime",

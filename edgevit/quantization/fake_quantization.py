@@ -40,8 +40,8 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bounds: Range, dialect: Dialect, learned: bool) -> None:
         super().__init__()
         self.bounds, self.learned = bounds, learned
-        self.symmetric = bool(dialect.writer_options.get("ActivationSymmetric", False))
-        integers = dialect.activations.tensor_type
+        self.symmetric = dialect.is_symmetric(bounds)
+        integers = dialect.integer_type(bounds).tensor_type
         spread = get_qmin_qmax_for_qType(integers, symmetric=self.symmetric)
         self._spread = int(spread[1]) - int(spread[0])
         low, high = (np.float32(bound) for bound in bounds)

@@ -159,7 +159,7 @@ def calibrated(
     known |= {node.output[0]: known[node.input[0]] for node in clipping if node.input[0] in known}
     tensors = _activations([*nodes, *clipping], dialect)
     unknown = [name for name in tensors if name not in known]
-    measured = activation_ranges(named, unknown, batches, calibrator, threads, dialect.symmetric) if unknown else {}
+    measured = activation_ranges(named, unknown, batches, calibrator, threads, dialect.is_symmetric) if unknown else {}
     ranges = {name: known.get(name) or measured[name] for name in tensors}
     beyond = beyond_float16(named, batches, threads) if dialect.floats == "float16" else {}
     return CalibratedModel(named, dialect, ranges, where, beyond)
@@ -276,7 +276,14 @@ def _with_qdq(
         nodes_to_quantize=[node.name for node in chosen],
         nodes_to_exclude=[],
         op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
-        extra_options={**dialect.writer_options, "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs)},
+        extra_options={
+            **dialect.writer_options,
+            "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs),
+            "TensorQuantOverrides": {
+                name: [{"quant_type": dialect.integer_type(bounds), "symmetric": dialect.is_symmetric(bounds)}]
+                for name, bounds in ranges.items()
+            },
+        },
     )
     with graph_tool("onnxruntime's quantizer cannot write this graph", where):
         quantizer.quantize_model()

@@ -231,7 +231,7 @@ def _check_close(name: str, closeness: EngineCloseness, precision: str, size: in
                 where=where,
                 got=f"{db:.1f} dB on seeded images in batches of {size}",
                 expected=f"at least {floor:g} dB",
-                next="choose other kernels with builds: 3, compile the float16 export, or take another TensorRT",
+                next="choose other kernels with `builds: 3` in `compile`, take the float16 export, or another TensorRT",
             )
 
 

@@ -42,9 +42,13 @@ def pair(values: NDArray[np.float32], scale: float, zero_point: int, unsigned: b
     return run(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), x=values)
 
 
+def is_unsigned(low: float, runtime: str) -> bool:
+    return runtime == "onnxruntime" or (runtime == "openvino" and low >= 0)
+
+
 def writers_scale(low: float, high: float, runtime: str) -> tuple[float, int]:
     """By hand: asymmetric uint8 spreads the range over 255 steps, symmetric int8 its larger end over 127."""
-    if runtime == "onnxruntime":
+    if is_unsigned(low, runtime):
         scale = (max(high, 0) - min(low, 0)) / 255
         return scale, round(-min(low, 0) / scale)
     return max(-low, high) / 127, 0
@@ -71,7 +75,7 @@ def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
     values = (width * (np.random.default_rng(seed).standard_normal((4, 500)) + shift)).astype(np.float32)
     low, high = np.percentile(values, [1, 99])  # some values lie beyond
     scale, zero_point = writers_scale(float(np.float32(low)), float(np.float32(high)), runtime)
-    expected = pair(values, scale, zero_point, runtime == "onnxruntime")
+    expected = pair(values, scale, zero_point, is_unsigned(float(low), runtime))
     for learned in (False, True):
         quantizer = ActivationQuantizer((float(low), float(high)), DIALECTS[runtime], learned)
         np.testing.assert_array_equal(quantizer(torch.from_numpy(values)).detach().numpy(), expected)
@@ -124,8 +128,9 @@ def test_the_gradients_are_those_of_lsq(runtime: str) -> None:
 
 
 @runtimes
-def test_a_trained_range_gives_the_writer_its_scale_and_zero_point_back(runtime: str) -> None:
-    quantizer = ActivationQuantizer((-0.7, 5.0), DIALECTS[runtime], learned=True)
+@pytest.mark.parametrize("low", [-0.7, 0.0])
+def test_a_trained_range_gives_the_writer_its_scale_and_zero_point_back(runtime: str, low: float) -> None:
+    quantizer = ActivationQuantizer((low, 5.0), DIALECTS[runtime], learned=True)
     with torch.no_grad():
         quantizer.scale.mul_(-0.6)  # where an optimizer steps over 0, the size counts
     weight = np.random.default_rng(1).standard_normal((32, 32)).astype(np.float32)
@@ -134,7 +139,8 @@ def test_a_trained_range_gives_the_writer_its_scale_and_zero_point_back(runtime:
     constants = {name: numpy_helper.to_array(one) for name, one in constants_of(found.quantized().model).items()}
     tolerance = 1e-3 if runtime == "tensorrt" else 1e-6  # its floats have 16 bits
     assert float(constants["image_scale"]) == pytest.approx(abs(quantizer.scale.item()), rel=tolerance)
-    assert int(constants["image_zero_point"]) == writers_scale(-0.7, 5.0, runtime)[1]
+    assert int(constants["image_zero_point"]) == writers_scale(low, 5.0, runtime)[1]
+    assert constants["image_zero_point"].dtype == (np.uint8 if is_unsigned(low, runtime) else np.int8)
 
 
 def test_observed_ranges_stay_as_they_were_and_train_nothing() -> None:
@@ -143,8 +149,9 @@ def test_observed_ranges_stay_as_they_were_and_train_nothing() -> None:
     assert quantizer.range == (-0.7, 5.0)
 
 
-def test_what_is_zero_everywhere_stays_zero() -> None:
-    quantizer = ActivationQuantizer((0.0, 0.0), DIALECTS["onnxruntime"], learned=True)
+@runtimes
+def test_what_is_zero_everywhere_stays_zero(runtime: str) -> None:
+    quantizer = ActivationQuantizer((0.0, 0.0), DIALECTS[runtime], learned=True)
     assert torch.equal(quantizer(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 

@@ -155,6 +155,44 @@ def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
     assert noise_db > 30
 
 
+def test_openvinos_dialect_spends_all_levels_on_values_that_are_never_negative() -> None:
+    """What leaves a Relu is uint8 with zero point 0, which halves its steps; all else is int8."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8 for name in ("w", "v")}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "first"),
+        helper.make_node("Relu", ["c"], ["r"], "act"),
+        helper.make_node("Conv", ["r", "v"], ["logits"], "second"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 8, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 8, 8, 8])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    images = rng.standard_normal((16, 8, 12, 12)).astype(np.float32)
+    made = calibrated(model, lambda: [images], "minmax", "openvino", 1, "test").quantized().model
+    onnx.checker.check_model(made)
+    constants = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    integers = {name: constants[f"{name}_zero_point"] for name in ("image", "r")}
+    assert {name: zero.dtype.name for name, zero in integers.items()} == {"image": "int8", "r": "uint8"}
+    assert not any(zero.any() for zero in integers.values())
+    first = helper.make_model(
+        helper.make_graph(
+            nodes[:2],
+            "first",
+            graph.input,
+            [helper.make_tensor_value_info("r", TensorProto.FLOAT, ["batch", 8, 10, 10])],
+            [graph.initializer[0]],
+        ),
+        opset_imports=model.opset_import,
+        ir_version=9,
+    )
+    assert constants["r_scale"] == pytest.approx(float(outputs_of(first, images)[0].max()) / 255, rel=1e-5)
+
+
 def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -> None:
     weights = [numpy_helper.from_array(np.ones((32, 32), np.float32), name) for name in ("v", "w")]
     weights.append(numpy_helper.from_array(np.ones(32, np.float32), "b"))
