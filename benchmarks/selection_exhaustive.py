@@ -3,8 +3,9 @@
     python -m benchmarks.selection_exhaustive CIFAR [--images 3000] [--validation 2000] [--epochs 9] [--work FOLDER]
         [--again]
 
-Images: training images of CIFAR-10 (the folder with cifar-10-batches-py) at 64 px, from number 20,000 on; the lengths of
-the rounds were chosen with the first 5,000. A small ResNet learns from them and teaches all students. Its training is in no cost, since both ways need it.
+Images: training images of CIFAR-10 (the folder with cifar-10-batches-py) at 64 px, from number 20,000 on; the lengths
+of the rounds were chosen with the first 5,000. A small ResNet learns from them and teaches all students. Its training
+is in no cost, since both ways need it.
 
 Exhaustive: all twelve students train for all epochs, once. The stage `select` measures their INT8 files: top-1 on the
 validation images, and p50 in turns. `rank` is by this top-1, among the students within the budget by this p50.
