@@ -173,7 +173,7 @@ def tiny_trainings(folder: Path, wild: str | None = None) -> tuple[TrialStages, 
         name: ChosenStudent(Candidate(model=name, image_size=side, macs=1, expected_ms=1), None)
         for name, side in TINY.items()
     }
-    rounds = rounds_of(3, 2)
+    rounds = (Round(3, 1), Round(2, 2))
     stages = trial_stages(found, students, rounds, on_target=True)
     if wild is not None:
         rates = {"optimizer": "sgd", "learning_rate": 1000.0, "weight_decay": 1e6, "warmup_fraction": 0.0}

@@ -12,16 +12,18 @@ from edgevit.selection.halving import Round, most_accurate, rounds_of
 @pytest.mark.parametrize(
     ("students", "epochs", "expected"),
     [
-        (9, 9, [(9, 1), (3, 3), (2, 9)]),
+        (9, 18, [(9, 2), (3, 6), (2, 18)]),
         (20, 27, [(20, 3), (7, 9), (3, 27)]),
-        (4, 9, [(4, 1), (3, 3), (2, 9)]),
-        (3, 9, [(3, 3), (2, 9)]),
-        (2, 9, [(2, 9)]),
-        (8, 2, [(8, 1), (2, 2)]),  # too few epochs for three rounds
+        (4, 18, [(4, 2), (3, 6), (2, 18)]),
+        (3, 18, [(3, 6), (2, 18)]),
+        (2, 18, [(2, 18)]),
+        (9, 9, [(9, 2), (3, 3), (2, 9)]),  # no round ends after one epoch
+        (6, 6, [(6, 2), (2, 6)]),  # too few epochs for three rounds
+        (8, 2, [(8, 2)]),
         (8, 1, [(8, 1)]),
     ],
 )
-def test_each_round_has_fewer_students_and_three_times_the_epochs(
+def test_each_round_has_fewer_students_and_up_to_three_times_the_epochs(
     students: int, epochs: int, expected: list[tuple[int, int]]
 ) -> None:
     assert rounds_of(students, epochs) == tuple(Round(*pair) for pair in expected)
@@ -34,7 +36,7 @@ def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(studen
     counts, ends = [each.students for each in rounds], [each.epochs for each in rounds]
     assert counts == sorted(counts, reverse=True)
     assert ends == sorted(set(ends))
-    assert ends[0] >= 1
+    assert ends[0] >= min(2, epochs)
     assert counts[-1] >= min(students, 2)
     before = [0, *ends]
     cost = sum(count * (end - start) for count, start, end in zip(counts, before, ends, strict=False))

@@ -1,0 +1,89 @@
+"""Where a student for photos of ten classes should start from, with five labelled photos of each and 391 others.
+
+    python -m benchmarks.photo_students GROCERY WEIGHTS SMALL BODY [--draws 3] [--runs runs]
+
+GROCERY is the folder of the Grocery Store Dataset. WEIGHTS are EfficientNet-Lite2's and SMALL MobileNetV2's
+(imagenet_mobilenetv2.py). BODY is the model.safetensors of `body/a` of recipes/cifar10-10way-5shot.yaml, which has
+learned the teacher's features from CIFAR-100 and has seen no photo. photo_students.yaml holds the chain.
+
+Each draw takes other labelled photos, and other seeds of the trainings. The test photos choose nothing. `behind` are
+the points that a student is behind its teacher. A run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import ROOT, publish
+from benchmarks.imagenet_networks import NETWORKS
+from benchmarks.pretraining import paired_interval
+from edgevit import pipeline
+from edgevit.artifacts import Artifact
+from edgevit.cli.output import terminal_context
+from edgevit.recipe import Recipe, load_recipe
+
+RECIPE = ROOT / "benchmarks" / "photo_students.yaml"
+TEACHER = "accuracy/teacher"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("grocery", "weights", "small", "body"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    made: list[dict[str, Artifact]] = []
+    for draw in range(asked.draws):
+        made.append(pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()))
+        rows = [id.removeprefix("onnx/") for id in made[0] if id.startswith("onnx/")]
+        publish(
+            "photo_students",
+            {
+                "draws": len(made),
+                "teacher": {**_accuracy(made, TEACHER), **_costs(made[0]["backbone"])},
+                "students": {name: {**_costs(made[0][f"student/{name}"]), **_student(made, name)} for name in rows},
+            },
+        )
+
+
+def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
+    small = NETWORKS["mobilenetv2"]
+    settings = [
+        f"datasets.photos.path={asked.grocery.absolute()}",
+        f"datasets.photos.few_shot.draw={draw}",
+        f"stages.backbone.weights={asked.weights.absolute()}",
+        f"stages.imagenet.weights={small.weights(asked.small, asked.runs)}",
+        f"stages.imagenet.model_args={small.model_args}",
+        f"stages.body.weights={asked.body.absolute()}",
+    ]
+    recipe = load_recipe(RECIPE, settings)
+    seeded = [stage.model_copy(update={"seed": draw}) if stage.stage == "distill" else stage for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": tuple(seeded)})
+
+
+def _student(made: list[dict[str, Artifact]], name: str) -> dict[str, Any]:
+    """A student's accuracy in float and in INT8, and the points that it is behind its teacher in each draw."""
+    float_, int8 = (_accuracy(made, f"accuracy/{form}/{name}") for form in ("student", "int8"))
+    behind = [100 * (one - other) for one, other in zip(_accuracy(made, TEACHER)["each"], int8["each"], strict=True)]
+    points = {"mean": statistics.mean(behind), "each": behind, "interval": paired_interval(behind)}
+    return {"float": float_, "int8": int8, "behind": points}
+
+
+def _accuracy(made: list[dict[str, Artifact]], evaluation: str) -> dict[str, Any]:
+    each = [float(one[evaluation].metrics["top1"]) for one in made]
+    return {"mean": statistics.mean(each), "each": each}
+
+
+def _costs(checkpoint: Artifact) -> dict[str, Any]:
+    return {name: checkpoint.metrics[name] for name in ("params", "macs")}
+
+
+if __name__ == "__main__":
+    main()
