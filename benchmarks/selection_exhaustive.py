@@ -1,7 +1,7 @@
 """The student that the rounds of select take, against an exhaustive run over twelve, under three budgets; both costs.
 
     python -m benchmarks.selection_exhaustive CIFAR [--images 3000] [--validation 2000] [--epochs 9]
-        [--last-round 6] [--work FOLDER] [--again]
+        [--work FOLDER] [--again]
 
 Images: training images of CIFAR-10 (the folder with cifar-10-batches-py) at 64 px, from number 20,000 on; the lengths
 of the rounds were chosen with the first 5,000. A small ResNet learns from them and teaches all students. Its training
@@ -11,8 +11,8 @@ Exhaustive: all twelve students train for `--epochs` epochs, once. The stage `se
 on the validation images, and p50 in turns. `rank` is by this top-1, among the students within the budget by this p50.
 
 Rounds: for each budget anew, what `edgevit select` does. Untrained students are timed, the most capable ones within the
-budget train in rounds (`selection.halving`), the last of which ends after `--last-round` epochs, and `select` takes one
-of the finalists. Of the exhaustive run, nothing is used. The budgets are those that 5, 8 and all 12 students meet.
+budget train in rounds for this number of images (`selection.halving`), and `select` takes one of the finalists. Of the
+exhaustive run, nothing is used. The budgets are those that 5, 8 and all 12 students meet.
 
 Costs are CPU seconds of this process and its children, on one thread: other work on the machine changes them little.
 `cost` is that of the rounds, timings included, over that of the exhaustive run. An exhaustive run of as few epochs as
@@ -40,6 +40,7 @@ import torch
 
 from benchmarks.common import children_cpu_s, publish
 from edgevit import pipeline
+from edgevit.actions.init_recipe import EPOCHS
 from edgevit.actions.short_trainings import SELECTED, TrialRunner, TrialStages, train_in_rounds, trainings_of
 from edgevit.actions.student_choice import deployed_form, with_smaller
 from edgevit.artifacts import Artifact
@@ -51,7 +52,7 @@ from edgevit.disks import whole_or_not_at_all
 from edgevit.models.catalogue import read as catalogue
 from edgevit.selection.candidates import Candidate
 from edgevit.selection.choice import ROOM, most_capable
-from edgevit.selection.halving import EPOCHS, STUDENTS, Round, rounds_of
+from edgevit.selection.halving import STUDENTS, Round, epochs_of, rounds_of
 from edgevit.selection.kept import timed
 from edgevit.selection.records import Student, Timing
 from edgevit.stage_times import RESUMED
@@ -73,7 +74,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--validation", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--last-round", type=int, default=EPOCHS)
     parser.add_argument("--students", type=int, default=STUDENTS)
     parser.add_argument("--models", type=int, default=len(MODELS), help="the first so many of the twelve")
     parser.add_argument("--again", action="store_true", help="INT8 files and latencies")
@@ -97,7 +97,6 @@ def main() -> None:
             "images": asked.images,
             "validation": asked.validation,
             "epochs": asked.epochs,
-            "epochs_of_last_round": asked.last_round,
             "again": asked.again,
             "budgets": rows,
         }
@@ -167,9 +166,10 @@ class Run:
         (record,) = train_in_rounds(stages, rounds, runner).rounds
         return {row["student"]: row["val_top1"] for row in record["students"]}
 
-    def in_rounds(self, candidates: Sequence[Candidate], epochs: int, budget_ms: float) -> dict[str, Any]:
-        """Students in rounds, and one of the finalists."""
-        rounds = rounds_of(len(candidates), epochs)
+    def in_rounds(self, candidates: Sequence[Candidate], images: int, budget_ms: float) -> dict[str, Any]:
+        """Students in rounds, as for this number of images, and one of the finalists."""
+        first, last = epochs_of(images, EPOCHS)
+        rounds = rounds_of(len(candidates), last, first)
         stages, runner = self._stages(candidates, rounds)
         trained = train_in_rounds(stages, rounds, runner)
         made = runner.run(stages.of_finalists(trained.finalists, [_select(stages, trained.finalists, budget_ms)]))
@@ -317,7 +317,7 @@ def _row(
     best = most_capable(group, budget_ms, time_once).best
     assert best is not None, "the budgets are those that students meet"
     within = with_smaller(best, group, time_once, budget_ms, None, asked.students)
-    outcome = run.in_rounds(tuple(within), asked.last_round, budget_ms)
+    outcome = run.in_rounds(tuple(within), asked.images, budget_ms)
     timings_cpu_s = sum(run.costs.of[f"timing/{candidate.model}"] for candidate in timed_here)
     models, winner = exhaustive["models"], outcome["winner"]
     top1 = {name: model["top1"]["value"] for name, model in models.items()}

@@ -25,7 +25,7 @@ from benchmarks.selection_exhaustive import MODELS, Costs, Run, students_by_macs
 from edgevit.cli.output import terminal_context
 from edgevit.context import Context
 
-LENGTHS = {3000: (1, 2, 9), 400: (1, 2, 6, 40)}  # images: epochs
+LENGTHS = {3000: (1, 2, 9), 400: (1, 2, 6, 15, 40)}  # images: epochs
 
 
 def main() -> None:

@@ -137,6 +137,26 @@ def test_images_and_classes_decide_on_the_gate_and_the_losses(
     assert losses_of(recipe) == (taught if standardized else [("soft", 1.0, False), ("cross_entropy", 0.5, False)])
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"a": 60, "b": 60, "unlabelled": 4}, [("photos.train", 0.9), ("photos.pool", 0.1)]),
+        ({"a": 60, "b": 60, "unlabelled": 180}, [("photos.pool", 0.7), ("photos.train", 0.3)]),
+        ({"a": 5, "b": 5, "unlabelled": 90}, [("photos.pool", 0.8), ("photos.support", 0.2)]),
+    ],
+    ids=["few unlabelled", "more", "nearly all"],
+)
+def test_unlabelled_images_have_their_share_of_a_batch_and_do_not_shorten_the_epochs(
+    counts: dict[str, int], expected: list[tuple[str, float]], tmp_path: Path
+) -> None:
+    file = tmp_path / "test_efficientnet.safetensors"
+    save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
+    status, said = init(photos(tmp_path / "photos", counts), "--weights", file, "--student", "test_vit")
+    assert status == 0, said
+    student = next(stage for stage in load_recipe(tmp_path / "new.yaml").stages if isinstance(stage, Distill))
+    assert [(stream.data, stream.share) for stream in student.streams] == expected
+
+
 def quantize_of(recipe: Recipe) -> Quantize:
     return next(stage for stage in recipe.stages if isinstance(stage, Quantize))
 

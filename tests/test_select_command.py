@@ -5,6 +5,7 @@ Students are timed here only in the slow test: timings of a machine of known spe
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from edgevit.actions.init_recipe import (
     in_project,
     look_at_folder,
     recipe_for_student,
+    short_recipe,
     with_images_to_compare_by,
 )
 from edgevit.actions.select_student import (
@@ -44,6 +46,7 @@ from edgevit.actions.short_trainings import (
     TrialStages,
     _free_first,
     recipe_of_finalists,
+    rounds_for,
     train_in_rounds,
     trial_stages,
 )
@@ -471,6 +474,22 @@ def test_with_few_labels_students_learn_from_the_few_shot_teacher_as_in_the_reci
     assert (trial.streams, trial.objectives) == (student.streams, student.objectives)
     assert recipe.datasets["photos"].splits.val == 0  # the recipe learns from every label
     assert stages.recipe.datasets["photos"].splits.val == HELD_BACK
+
+
+@pytest.mark.parametrize("labelled", [5, 200])
+def test_the_rounds_are_longer_for_fewer_images(tmp_path: Path, labelled: int) -> None:
+    """An epoch is once through the larger role, with the other's share of the batches."""
+    found, students, context = noise(tmp_path, labelled)
+    recipe = short_recipe(found, students["lcnet_050"], epochs=1)
+    datasets = datasets_of(recipe, tmp_path, tmp_path / "runs", context)
+    student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
+    larger, share = ("photos.pool", 0.5) if labelled == 5 else ("photos.train", 0.9)
+    assert (student.streams[0].data, student.streams[0].share) == (larger, share)
+    seen = datasets[larger].metrics["images"] / share
+    first = min(40, math.ceil(6000 / seen))
+    expected = (Round(3, 40),) if labelled == 5 else (Round(3, first), Round(2, 40))
+    assert rounds_for(recipe, datasets, students=3) == expected
+    assert rounds_for(recipe, datasets, students=3, epochs=2) == (Round(3, 2),)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from edgevit.actions.student_choice import (
     timer,
     weights_from,
 )
-from edgevit.actions.training_time import seconds_per_answer, seconds_per_image
+from edgevit.actions.training_time import images_of_epoch, seconds_per_answer, seconds_per_image
 from edgevit.artifacts import Artifact
 from edgevit.configs import Distill, Fewshot, FewShotDraw, ImageFolder, Load, Recipe, Splits, Train
 from edgevit.configs.fields import LONGEST_ID
@@ -46,6 +46,7 @@ from edgevit.terminal import printable_line
 
 EPOCHS = 40
 UNBALANCED = 3.0  # images of the largest class over those of the smallest; above it, classes are weighted
+SMALLEST_POOL_SHARE, LARGEST_POOL_SHARE = 0.1, 0.8  # of unlabelled images in a batch
 SMALL_SET = 640  # images in an epoch; below it, batches are small
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
@@ -395,10 +396,7 @@ def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], c
     with single_stages(replace(context, progress=SilentProgress())) as stages:
         done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
         student = _stage(recipe, "student", (Train, Distill))
-        streams = student.streams if isinstance(student, Distill) else ()
-        first, share = (streams[0].data, streams[0].share) if streams else (images.labelled, 1.0)
-        per_image_s = seconds_per_image(student, resolve(student, done), context)
-        epoch_s = per_image_s * datasets[first].metrics["images"] / share
+        epoch_s = seconds_per_image(student, resolve(student, done), context) * images_of_epoch(student, datasets)
         teacher_s = _teacher_s(recipe, done, context)
     keys = work_keys(recipe, datasets, context.device)
     estimates_s = {"student": epoch_s * student.epochs, "teacher": teacher_s}
@@ -481,7 +479,8 @@ def _text(
         teacher=teacher,
         student=student,
         epochs=epochs,
-        small_set=_images_of_an_epoch(images) < SMALL_SET,
+        streams=_streams(images),
+        small_set=max(_counts(images)) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=reason or _reason(options, student),
     )
@@ -493,9 +492,26 @@ def _is_unbalanced(images: _Images) -> bool:
     return images.survey.imbalance > UNBALANCED and not is_drawn
 
 
-def _images_of_an_epoch(images: _Images) -> int:
-    survey = images.survey
-    return survey.unlabelled_images if survey.has_pool else sum(survey.counts["train"].values())
+def _streams(images: _Images) -> list[tuple[str, float]]:
+    """The roles that the student learns from, with their shares of the batches.
+
+    Labelled and unlabelled images have shares in proportion to their numbers, between limits. The first role, which has
+    more images, gives the epoch its length.
+    """
+    if not images.pool:
+        return [(images.labelled, 1.0)]
+    labelled, unlabelled = _counts(images)
+    share = min(LARGEST_POOL_SHARE, max(SMALLEST_POOL_SHARE, round(unlabelled / (labelled + unlabelled), 1)))
+    streams = [("photos.pool", share), (images.labelled, round(1 - share, 1))]
+    return streams if unlabelled >= labelled else streams[::-1]
+
+
+def _counts(images: _Images) -> tuple[int, int]:
+    """About how many labelled and unlabelled images there are to train on."""
+    counts, shots = images.survey.counts["train"], images.config.few_shot.shots if images.config.few_shot else "all"
+    every = sum(counts.values())
+    labelled = every if shots == "all" else sum(min(shots, count) for count in counts.values())
+    return labelled, every - labelled + images.survey.unlabelled_images
 
 
 def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:

@@ -22,6 +22,7 @@ from edgevit.actions.init_recipe import (
     in_project,
     look_at_folder,
     recipe_for_student,
+    short_recipe,
     with_images_to_compare_by,
 )
 from edgevit.actions.short_trainings import (
@@ -29,6 +30,7 @@ from edgevit.actions.short_trainings import (
     SELECTED,
     TrialRunner,
     recipe_of_finalists,
+    rounds_for,
     train_in_rounds,
     trial_stages,
 )
@@ -48,7 +50,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
 from edgevit.selection.candidates import Candidate
-from edgevit.selection.halving import EPOCHS, STUDENTS, rounds_of
+from edgevit.selection.halving import STUDENTS
 from edgevit.selection.records import Timing
 from edgevit.selection.winner import (
     MeasuredModel,
@@ -71,7 +73,8 @@ class TrialOptions:
 
     Attributes:
         students: the largest number of students in the first round.
-        epochs: of the students that reach the last round.
+        epochs: of the students that reach the last round. None: three times those of the first round, in which a
+            student sees 6,000 images at least; no more than the recipe's.
         runs: the folder of runs. The recipe that is written finds the teacher there, unless there are few labels: then
             that of the trials has not learned from all of them.
         retry_diverged: trainings that diverged in an earlier call are tried again.
@@ -79,7 +82,7 @@ class TrialOptions:
     """
 
     students: int = STUDENTS
-    epochs: int = EPOCHS
+    epochs: int | None = None
     runs: Path = Path("runs")
     board: str | None = None
     retry_diverged: bool = False
@@ -302,11 +305,11 @@ def _compared(
     found: Findings, students: Mapping[str, ChosenStudent], trials: TrialOptions, context: Context
 ) -> _Compared:
     """Train the students in rounds, and compare the finalists."""
-    rounds, on_target = rounds_of(len(students), trials.epochs), trials.board is None
-    stages, base = trial_stages(found, students, rounds, on_target), found.options.out.absolute().parent
-    datasets = pipeline.datasets_of(
-        recipe_of_finalists(stages, tuple(students), found, on_target), base, trials.runs, context
-    )
+    base, on_target = found.options.out.absolute().parent, trials.board is None
+    recipe = short_recipe(found, next(iter(students.values())), epochs=1)
+    datasets = pipeline.datasets_of(recipe, base, trials.runs, context)
+    rounds = rounds_for(recipe, datasets, len(students), trials.epochs)
+    stages = trial_stages(found, students, rounds, on_target)
     runner = TrialRunner(base, trials.runs, context, datasets, trials.retry_diverged)
     try:
         trained = train_in_rounds(stages, rounds, runner)
@@ -379,7 +382,7 @@ def _reason(student: ChosenStudent, options: InitOptions, trials: TrialOptions, 
     how = "the only one of the shortlist within the budget"
     if compared.count > 1:
         how = "selected" if compared.selection is not None else "the most capable finalist"
-        how += f" of {compared.count} by short trainings of up to {_epochs(trials.epochs)}"
+        how += f" of {compared.count} by short trainings of up to {_epochs(compared.rounds[-1]['epochs'])}"
     timing = student.timing
     latency = f"{timing.p50_ms:.3g} ms untrained ({timing.form}) on {options.target}"
     if trials.board is not None:

@@ -50,6 +50,20 @@ def seconds_per_image(config: Train | Distill, inputs: Mapping[str, Artifact], c
     return median(steps_s[1:] or steps_s) / batch
 
 
+def images_of_epoch(config: Train | Distill, datasets: Mapping[str, Artifact]) -> float:
+    """The number of images in an epoch: those of the first stream, with the others' shares of the batches.
+
+    Args:
+        datasets: by the names that the stage refers to.
+    """
+    if isinstance(config, Distill):
+        first, share = config.streams[0].data, config.streams[0].share
+    else:
+        first, share = config.data, 1.0
+    images: int = datasets[first].metrics["images"]
+    return images / share
+
+
 def seconds_per_answer(model: Artifact, context: Context) -> float:
     """Time of one image through a checkpoint in seconds, without decoding."""
     built = open_checkpoint(model)

@@ -39,7 +39,7 @@ from edgevit.bounds import (
 )
 from edgevit.configs.targets import LOCAL_CPU
 from edgevit.errors import ArtifactError, RecipeError
-from edgevit.selection.halving import EPOCHS, STUDENTS
+from edgevit.selection.halving import STUDENTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -550,7 +550,7 @@ def select(
     target: str = LOCAL_CPU,
     board: str | None = None,
     students: int = STUDENTS,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     runs: str | Path = "runs",
     teacher: str | None = None,
     weights: str | Path | None = None,
@@ -572,7 +572,7 @@ def select(
         target: device on which students are timed.
         board: a board that is not at hand, such as "orin-nano-8gb". Latencies are predicted, in place of `target`.
         students: largest number of students in the first round.
-        epochs: of the students that reach the last round.
+        epochs: of the students that reach the last round. None: the number of images decides.
         runs: the folder of all runs and of their store.
         teacher: the teacher by its timm name.
         weights: file of pretrained weights.
@@ -617,7 +617,7 @@ def select(
     )
     trials = TrialOptions(
         number_argument(students, int, CANDIDATES, argument("select", "students")),
-        number_argument(epochs, int, COUNT, argument("select", "epochs")),
+        None if epochs is None else number_argument(epochs, int, COUNT, argument("select", "epochs")),
         path_argument(runs, argument("select", "runs")),
         None if board is None else text_argument(board, argument("select", "board")),
         flag_argument(retry_diverged, argument("select", "retry_diverged")),

@@ -22,7 +22,7 @@ from edgevit.cli.options import (
     number,
 )
 from edgevit.cli.output import check_new_file, echo, next_command, print_json, terminal_context, write_text_whole
-from edgevit.selection.halving import EPOCHS, STUDENTS
+from edgevit.selection.halving import STUDENTS
 
 
 def select(
@@ -46,8 +46,13 @@ def select(
         int, number("--students", bounds.CANDIDATES, "Largest number of students in the first round of trainings.")
     ] = STUDENTS,
     epochs: Annotated[
-        int, number("--epochs", bounds.COUNT, "Epochs of the students that reach the last round.")
-    ] = EPOCHS,
+        int | None,
+        number(
+            "--epochs",
+            bounds.COUNT,
+            "Epochs of the students that reach the last round. By default, the number of images decides.",
+        ),
+    ] = None,
     out: RecipeOut = Path("recipe.yaml"),
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
     teacher: Teacher = None,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REDUCTION = 3  # η of Hyperband (Li et al. 2017): each round has a third of the students and three times the epochs
-STUDENTS, EPOCHS = 6, 6  # of the first round, and at the end of the last one, if nothing else is asked
-LEAST_EPOCHS = 2  # of the first round: after one epoch, the student that will be the best may be among the last
+STUDENTS = 6  # of the first round, if nothing else is asked
+LEAST_IMAGES = 6000  # that a student sees in the first round: fewer rank students badly (selection_rounds.json)
 LATER_ROUNDS = (3, 2)  # the least number of students in the second round and in the last one
 
 
@@ -28,18 +28,32 @@ class Round:
     epochs: int
 
 
-def rounds_of(students: int, epochs: int) -> tuple[Round, ...]:
+def epochs_of(images_of_epoch: float, most: int) -> tuple[int, int]:
+    """The least number of epochs of the first round, and the number at the end of the last one: three times it.
+
+    Args:
+        images_of_epoch: the number of images that a training sees in an epoch.
+        most: the largest number of epochs.
+    """
+    first = min(most, math.ceil(LEAST_IMAGES / images_of_epoch))
+    return first, min(most, REDUCTION * first)
+
+
+def rounds_of(students: int, epochs: int, first: int = 1) -> tuple[Round, ...]:
     """The rounds for a number of students: three, of which the last one ends after `epochs` epochs.
 
-    9 students and 18 epochs: 9 students to 2 epochs, 3 of them to 6 epochs, 2 of these to 18 epochs. No round ends
-    before `LEAST_EPOCHS`. A round that would have as many students as the next one is left out. So is a round without
-    an epoch of its own: 6 students to 2 epochs and 2 of them to 6 are all rounds for 6 students and 6 epochs.
+    9 students and 18 epochs: 9 students to 2 epochs, 3 of them to 6 epochs, 2 of these to 18 epochs. A round that would
+    have as many students as the next one is left out. So is a round without an epoch of its own: with 15 epochs of the
+    first round, 6 students and 40 epochs are 6 students to 15 epochs and 2 of them to 40.
+
+    Args:
+        first: the least number of epochs of the first round.
     """
     second, last = (max(least, math.ceil(students / REDUCTION**place)) for place, least in enumerate(LATER_ROUNDS, 1))
     counts = [students, min(students, second), min(students, last)]
     rounds: list[Round] = []
     for place, count in enumerate(counts):
-        ends = max(min(LEAST_EPOCHS, epochs), round(epochs / REDUCTION ** (len(counts) - 1 - place)))
+        ends = max(min(first, epochs), round(epochs / REDUCTION ** (len(counts) - 1 - place)))
         if count in counts[place + 1 :] or (rounds and ends == rounds[-1].epochs):
             continue
         rounds.append(Round(count, ends))

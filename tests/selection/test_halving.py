@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.selection.halving import Round, most_accurate, rounds_of
+from edgevit.selection.halving import Round, epochs_of, most_accurate, rounds_of
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,8 @@ from edgevit.selection.halving import Round, most_accurate, rounds_of
         (4, 18, [(4, 2), (3, 6), (2, 18)]),
         (3, 18, [(3, 6), (2, 18)]),
         (2, 18, [(2, 18)]),
-        (9, 9, [(9, 2), (3, 3), (2, 9)]),  # no round ends after one epoch
-        (6, 6, [(6, 2), (2, 6)]),  # too few epochs for three rounds
-        (8, 2, [(8, 2)]),
+        (9, 9, [(9, 1), (3, 3), (2, 9)]),
+        (8, 2, [(8, 1), (2, 2)]),  # too few epochs for three rounds
         (8, 1, [(8, 1)]),
     ],
 )
@@ -36,7 +35,7 @@ def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(studen
     counts, ends = [each.students for each in rounds], [each.epochs for each in rounds]
     assert counts == sorted(counts, reverse=True)
     assert ends == sorted(set(ends))
-    assert ends[0] >= min(2, epochs)
+    assert ends[0] >= 1
     assert counts[-1] >= min(students, 2)
     before = [0, *ends]
     cost = sum(count * (end - start) for count, start, end in zip(counts, before, ends, strict=False))
@@ -45,3 +44,22 @@ def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(studen
 
 def test_equal_students_go_on_in_their_order() -> None:
     assert most_accurate({"large": 0.5, "small": 0.5, "good": 0.7, "bad": 0.1}, 2) == ("good", "large")
+
+
+@pytest.mark.parametrize(
+    ("images", "most", "expected"),
+    [
+        (50_000, 40, (1, 3)),
+        (3000, 40, (2, 6)),
+        (400, 40, (15, 40)),
+        (30, 40, (40, 40)),
+        (400, 9, (9, 9)),
+        (50_000, 1, (1, 1)),
+    ],
+)
+def test_few_images_train_for_more_epochs_before_students_are_compared(
+    images: int, most: int, expected: tuple[int, int]
+) -> None:
+    first, last = epochs_of(images, most)
+    assert (first, last) == expected
+    assert rounds_of(6, last, first)[0].epochs == first
