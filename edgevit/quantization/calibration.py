@@ -34,7 +34,7 @@ def activation_ranges(
     batches: Batches,
     calibrator: Calibrator,
     threads: int,
-    is_symmetric: Callable[[tuple[float, float]], bool] = lambda bounds: False,
+    is_symmetric: Callable[[str, tuple[float, float]], bool] = lambda name, bounds: False,
 ) -> Ranges:
     """The range of values of each tensor that INT8 will represent, (lowest, highest).
 
@@ -44,8 +44,8 @@ def activation_ranges(
     Args:
         tensors: names of float tensors in the graph.
         batches: gives the input batches, equal at each call.
-        is_symmetric: whether the integers of a tensor with this range will represent -T..T, where T is its largest
-            magnitude. Only mse uses this.
+        is_symmetric: whether the integers of a tensor with this name and range will represent -T..T, where T is its
+            largest magnitude. Only mse uses this.
 
     Raises:
         DataError: there are no images, or a value is NaN or infinite.
@@ -57,7 +57,7 @@ def activation_ranges(
             return ranges
         histograms = _histograms(probe, batches, ranges, with_zeros=calibrator != "mse")
     if calibrator == "mse":
-        return {name: mse_range(histograms[name], ranges[name], is_symmetric(ranges[name])) for name in tensors}
+        return {name: mse_range(histograms[name], ranges[name], is_symmetric(name, ranges[name])) for name in tensors}
     threshold = entropy_range if calibrator == "entropy" else percentile_range
     return {name: threshold(histograms[name], ranges[name]) for name in tensors}
 

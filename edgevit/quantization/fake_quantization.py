@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from edgevit.models.ranges import LayerRanges, Range
 from edgevit.models.timm_models import timm_model
-from edgevit.quantization.dialects import Dialect
+from edgevit.quantization.dialects import Integers
 from edgevit.quantization.ptq import RoundedLayer
 
 LARGEST_WEIGHT = 127
@@ -32,21 +32,22 @@ class ActivationQuantizer(nn.Module):
 
     Args:
         bounds: the calibrated range. It gives scale and zero point as in the dialect's writer.
+        integers: those of the tensor in the dialect.
         learned: the scale is a parameter, and so the range is trained.
     """
 
     scale: Tensor
 
-    def __init__(self, bounds: Range, dialect: Dialect, learned: bool) -> None:
+    def __init__(self, bounds: Range, integers: Integers, learned: bool) -> None:
         super().__init__()
         self.bounds, self.learned = bounds, learned
-        self.symmetric = dialect.is_symmetric(bounds)
-        integers = dialect.integer_type(bounds).tensor_type
-        spread = get_qmin_qmax_for_qType(integers, symmetric=self.symmetric)
+        self.symmetric = integers.symmetric
+        tensor_type = integers.type.tensor_type
+        spread = get_qmin_qmax_for_qType(tensor_type, symmetric=self.symmetric)
         self._spread = int(spread[1]) - int(spread[0])
         low, high = (np.float32(bound) for bound in bounds)
         zero_point, scale = compute_scale_zp(low, high, *spread, symmetric=self.symmetric)
-        lowest, highest = get_qmin_qmax_for_qType(integers)
+        lowest, highest = get_qmin_qmax_for_qType(tensor_type)
         self._below, self._above = int(lowest) - int(zero_point), int(highest) - int(zero_point)
         calibrated_scale = torch.tensor(float(scale))
         if learned:
@@ -107,11 +108,11 @@ class WeightQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class FakeQuantization:
-    """The layers to round, by their paths in the timm model, and the calibrated ranges of tensors, by their names."""
+    """The layers to round, by their paths in the timm model, and the ranges and integers of tensors, by their names."""
 
     layers: Mapping[str, RoundedLayer]
     ranges: Mapping[str, Range]
-    dialect: Dialect
+    integers: Mapping[str, Integers]
     learned: bool
 
     def apply(self, module: nn.Module, images: Tensor) -> list[str]:
@@ -129,7 +130,7 @@ class FakeQuantization:
         """
         makers, unmade = _makers_of_inputs(timm_model(module), module, images), list[str]()
         quantizers = {
-            name: ActivationQuantizer(self.ranges[name], self.dialect, self.learned)
+            name: ActivationQuantizer(self.ranges[name], self.integers[name], self.learned)
             for layer in self.layers.values()
             for name in (layer.input, layer.rounded_output)
             if name is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,16 @@ from edgevit.graphs.walk import operator_counts, opset_of, read_elsewhere, sort_
 from edgevit.model_file import RuntimeOptions
 from edgevit.quantization.calibration import Batches, Ranges, activation_ranges
 from edgevit.quantization.canonical import canonical
-from edgevit.quantization.dialects import BLOCK, PLACEMENTS, Dialect, Placement, dialect_of, is_placed, why_float
+from edgevit.quantization.dialects import (
+    BLOCK,
+    PLACEMENTS,
+    Dialect,
+    Integers,
+    Placement,
+    dialect_of,
+    is_placed,
+    why_float,
+)
 from edgevit.quantization.fp8_int4 import with_float8, with_int4
 from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 
@@ -72,6 +82,12 @@ class CalibratedModel:
     where: object
     beyond_float16: Mapping[str, Magnitudes] = field(default_factory=dict)
     kept_float: frozenset[str] = frozenset()
+
+    @cached_property
+    def integers(self) -> Mapping[str, Integers]:
+        """The integers of each activation that has a range, at every placement."""
+        readers = _readers(_quantizable_nodes(self.model, self.dialect))
+        return {name: self.dialect.integers(bounds, readers.get(name, ())) for name, bounds in self.ranges.items()}
 
     def nodes(self, placement: Placement = "all") -> list[NodeProto]:
         """The products and convolutions that a placement quantizes."""
@@ -124,7 +140,7 @@ class CalibratedModel:
             return with_float8(self.model, chosen, self.ranges)
         if self.dialect.precision == "int4":
             return with_int4(self.model, chosen)
-        return _with_qdq(self.model, chosen, self.ranges, self.dialect, self.where)
+        return _with_qdq(self.model, chosen, self.ranges, self.integers, self.dialect, self.where)
 
 
 def calibrated(
@@ -159,7 +175,12 @@ def calibrated(
     known |= {node.output[0]: known[node.input[0]] for node in clipping if node.input[0] in known}
     tensors = _activations([*nodes, *clipping], dialect)
     unknown = [name for name in tensors if name not in known]
-    measured = activation_ranges(named, unknown, batches, calibrator, threads, dialect.is_symmetric) if unknown else {}
+    readers = _readers(nodes)
+
+    def is_symmetric(name: str, bounds: tuple[float, float]) -> bool:
+        return dialect.integers(bounds, readers.get(name, ())).symmetric
+
+    measured = activation_ranges(named, unknown, batches, calibrator, threads, is_symmetric) if unknown else {}
     ranges = {name: known.get(name) or measured[name] for name in tensors}
     beyond = beyond_float16(named, batches, threads) if dialect.floats == "float16" else {}
     return CalibratedModel(named, dialect, ranges, where, beyond)
@@ -253,6 +274,14 @@ def _clips(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
     return len(bounds) == 2 and bounds[0] <= 0 <= bounds[1]
 
 
+def _readers(nodes: list[NodeProto]) -> Mapping[str, set[str]]:
+    """The types of the nodes that read each tensor."""
+    readers: defaultdict[str, set[str]] = defaultdict(set)
+    for node in nodes:
+        readers[node.input[0]].add(node.op_type)
+    return readers
+
+
 def _activations(chosen: list[NodeProto], dialect: Dialect) -> list[str]:
     """Tensors that get a Q/DQ pair, in the order of the graph."""
     tensors = dict.fromkeys(node.input[0] for node in chosen)
@@ -261,7 +290,12 @@ def _activations(chosen: list[NodeProto], dialect: Dialect) -> list[str]:
 
 
 def _with_qdq(
-    model: ModelProto, chosen: list[NodeProto], ranges: Ranges, dialect: Dialect, where: object
+    model: ModelProto,
+    chosen: list[NodeProto],
+    ranges: Ranges,
+    integers: Mapping[str, Integers],
+    dialect: Dialect,
+    where: object,
 ) -> ModelProto:
     limits = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
@@ -280,8 +314,7 @@ def _with_qdq(
             **dialect.writer_options,
             "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs),
             "TensorQuantOverrides": {
-                name: [{"quant_type": dialect.integer_type(bounds), "symmetric": dialect.is_symmetric(bounds)}]
-                for name, bounds in ranges.items()
+                name: [{"quant_type": each.type, "symmetric": each.symmetric}] for name, each in integers.items()
             },
         },
     )

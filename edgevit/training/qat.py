@@ -108,7 +108,7 @@ def fake_quantization(
     _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
     if not layers:
         raise ArtifactError("no layer of this model can be quantized in training", where=config.id)
-    return rounded.built, FakeQuantization(layers, calibration.ranges, calibration.dialect, config.learn_ranges)
+    return rounded.built, FakeQuantization(layers, calibration.ranges, calibration.integers, config.learn_ranges)
 
 
 @dataclass(frozen=True)

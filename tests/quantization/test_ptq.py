@@ -155,14 +155,19 @@ def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
     assert noise_db > 30
 
 
-def test_openvinos_dialect_spends_all_levels_on_values_that_are_never_negative() -> None:
-    """What leaves a Relu is uint8 with zero point 0, which halves its steps; all else is int8."""
+def test_openvinos_dialect_spends_its_levels_where_the_values_are() -> None:
+    """What leaves a Relu is uint8 with zero point 0, what leaves a GELU and enters a product uint8, all else int8."""
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8 for name in ("w", "v")}
+    weights |= {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("p", "q")}
     nodes = [
         helper.make_node("Conv", ["image", "w"], ["c"], "first"),
         helper.make_node("Relu", ["c"], ["r"], "act"),
-        helper.make_node("Conv", ["r", "v"], ["logits"], "second"),
+        helper.make_node("Conv", ["r", "v"], ["d"], "second"),
+        helper.make_node("Transpose", ["d"], ["tokens"], "turn", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["tokens", "p"], ["hidden"], "third"),
+        helper.make_node("Gelu", ["hidden"], ["g"], "gelu"),
+        helper.make_node("MatMul", ["g", "q"], ["logits"], "last"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -176,21 +181,18 @@ def test_openvinos_dialect_spends_all_levels_on_values_that_are_never_negative()
     made = calibrated(model, lambda: [images], "minmax", "openvino", 1, "test").quantized().model
     onnx.checker.check_model(made)
     constants = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
-    integers = {name: constants[f"{name}_zero_point"] for name in ("image", "r")}
-    assert {name: zero.dtype.name for name, zero in integers.items()} == {"image": "int8", "r": "uint8"}
-    assert not any(zero.any() for zero in integers.values())
-    first = helper.make_model(
-        helper.make_graph(
-            nodes[:2],
-            "first",
-            graph.input,
-            [helper.make_tensor_value_info("r", TensorProto.FLOAT, ["batch", 8, 10, 10])],
-            [graph.initializer[0]],
-        ),
-        opset_imports=model.opset_import,
-        ir_version=9,
-    )
-    assert constants["r_scale"] == pytest.approx(float(outputs_of(first, images)[0].max()) / 255, rel=1e-5)
+    zeros = {name: constants[f"{name}_zero_point"] for name in ("image", "r", "tokens", "g")}
+    assert {name: zero.dtype.name for name, zero in zeros.items()} == {
+        "image": "int8", "r": "uint8", "tokens": "int8", "g": "uint8",
+    }  # fmt: skip
+    assert [int(zeros[name]) for name in ("image", "r", "tokens")] == [0, 0, 0]
+    assert 0 < int(zeros["g"]) <= 64
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ("r", "g"))
+    _, relu, gelu = outputs_of(probed, images)
+    assert constants["r_scale"] == pytest.approx(float(relu.max()) / 255, rel=1e-5)
+    assert constants["g_scale"] == pytest.approx(float(gelu.max() - gelu.min()) / 255, rel=1e-5)
 
 
 def test_a_gemm_that_scales_its_bias_stays_float_and_an_old_opset_is_refused() -> None:
