@@ -40,7 +40,7 @@ import torch
 
 from benchmarks.common import children_cpu_s, publish
 from edgevit import pipeline
-from edgevit.actions.init_recipe import EPOCHS
+from edgevit.actions.init_recipe import RECIPE_EPOCHS
 from edgevit.actions.short_trainings import SELECTED, TrialRunner, TrialStages, train_in_rounds, trainings_of
 from edgevit.actions.student_choice import deployed_form, with_smaller
 from edgevit.artifacts import Artifact
@@ -50,9 +50,9 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.disks import whole_or_not_at_all
 from edgevit.models.catalogue import read as catalogue
-from edgevit.selection.candidates import Candidate
+from edgevit.selection.candidates import Candidate, measured, sizes_of
 from edgevit.selection.choice import ROOM, most_capable
-from edgevit.selection.halving import STUDENTS, Round, epochs_of, rounds_of
+from edgevit.selection.halving import STUDENTS, Round, rounds_for_images
 from edgevit.selection.kept import timed
 from edgevit.selection.records import Student, Timing
 from edgevit.stage_times import RESUMED
@@ -168,8 +168,7 @@ class Run:
 
     def in_rounds(self, candidates: Sequence[Candidate], images: int, budget_ms: float) -> dict[str, Any]:
         """Students in rounds, as for this number of images, and one of the finalists."""
-        first, last = epochs_of(images, EPOCHS)
-        rounds = rounds_of(len(candidates), last, first)
+        rounds = rounds_for_images(len(candidates), images, RECIPE_EPOCHS)
         stages, runner = self._stages(candidates, rounds)
         trained = train_in_rounds(stages, rounds, runner)
         made = runner.run(stages.of_finalists(trained.finalists, [_select(stages, trained.finalists, budget_ms)]))
@@ -210,9 +209,10 @@ class Run:
 
 
 def write_images(cifar: Path, first: int, images: int, validation: int, file: Path) -> None:
-    """Training images of CIFAR-10 from number `first` on, for the roles train and val, as an .npz file."""
-    if file.is_file():
-        return
+    """Training images of CIFAR-10 from number `first` on, for the roles train and val, as an .npz file.
+
+    The program ends if there is such a file with other images.
+    """
     path = cifar if (cifar / "data_batch_1").is_file() else cifar / "cifar-10-batches-py"
     config = Cifar(source="cifar10", path=str(path))
     source = open_dataset(dataset_artifacts({"c": config}, Path.cwd(), ["c.train"])["c.train"])
@@ -222,6 +222,11 @@ def write_images(cifar: Path, first: int, images: int, validation: int, file: Pa
     for role, positions in {"train": range(first, middle), "val": range(middle, middle + validation)}.items():
         arrays[f"{role}_images"] = np.stack([source.image(position) for position in positions])
         arrays[f"{role}_labels"] = source.labels[list(positions)]
+    if file.is_file():
+        with np.load(file) as kept:
+            if not all(np.array_equal(kept[name], array) for name, array in arrays.items()):
+                raise SystemExit(f"{file} holds other images: give another --work")
+        return
     np.savez(file, **arrays)
 
 
@@ -278,10 +283,19 @@ def _share_teacher(teacher: Artifact, from_runs: Path, to_runs: Path) -> None:
 
 
 def students_by_macs(count: int) -> list[Candidate]:
-    """The students by rising MACs."""
-    share = (SIDE / 224) ** 2
-    macs = {entry.name: round(entry.macs * share) for entry in catalogue() if entry.name in MODELS[:count]}
-    found = [Candidate(model=name, image_size=SIDE, macs=size, expected_ms=size / 1e7) for name, size in macs.items()]
+    """The students by rising MACs, with the latencies that `edgevit select` expects of them."""
+    macs = {entry.name: entry.macs for entry in catalogue()}
+    at_default_size = [
+        Candidate(model=row.name, image_size=row.image_size, macs=macs[row.name], expected_ms=row.latency_ms)
+        for row in measured()
+        if row.name in MODELS[:count]
+    ]
+    found = [
+        smaller
+        for candidate in at_default_size
+        for smaller in sizes_of(candidate, [SIDE])
+        if smaller.image_size == SIDE
+    ]
     return sorted(found, key=lambda candidate: candidate.macs)
 
 

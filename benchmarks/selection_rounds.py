@@ -55,12 +55,12 @@ def _top1(work: Path, epochs: int, context: Context) -> dict[str, float]:
 
 def _row(epochs: int, top1: dict[int, dict[str, float]]) -> dict[str, Any]:
     longest, this = top1[max(top1)], top1[epochs]
-    order = sorted(this, key=lambda name: -this[name])
-    names = list(this)
+    names = [name for name in this if name in longest]  # a training that diverged has no place
+    order = sorted(names, key=lambda name: -this[name])
     return {
         "epochs": epochs,
         "rank_correlation": float(spearmanr([this[name] for name in names], [longest[name] for name in names])[0]),
-        "rank_of_best": order.index(max(longest, key=lambda name: longest[name])) + 1,
+        "rank_of_best": order.index(max(names, key=lambda name: longest[name])) + 1,
         "top1": {name: this[name] for name in order},
     }
 

@@ -146,15 +146,18 @@ def test_images_and_classes_decide_on_the_gate_and_the_losses(
     ],
     ids=["few unlabelled", "more", "nearly all"],
 )
-def test_unlabelled_images_have_their_share_of_a_batch_and_do_not_shorten_the_epochs(
+def test_unlabelled_images_have_their_share_of_a_batch_and_decide_only_if_they_are_many(
     counts: dict[str, int], expected: list[tuple[str, float]], tmp_path: Path
 ) -> None:
     file = tmp_path / "test_efficientnet.safetensors"
     save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
     status, said = init(photos(tmp_path / "photos", counts), "--weights", file, "--student", "test_vit")
     assert status == 0, said
-    student = next(stage for stage in load_recipe(tmp_path / "new.yaml").stages if isinstance(stage, Distill))
+    recipe = load_recipe(tmp_path / "new.yaml")
+    student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
     assert [(stream.data, stream.share) for stream in student.streams] == expected
+    assert quantize_of(recipe).calibration == expected[0][0]
+    assert student.objectives[0].standardize is (expected[0][0] == "photos.train")
 
 
 def quantize_of(recipe: Recipe) -> Quantize:

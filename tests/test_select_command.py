@@ -5,7 +5,7 @@ Students are timed here only in the slow test: timings of a machine of known spe
 
 from __future__ import annotations
 
-import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,11 +46,11 @@ from edgevit.actions.short_trainings import (
     TrialStages,
     _free_first,
     recipe_of_finalists,
-    rounds_for,
     train_in_rounds,
     trial_stages,
 )
 from edgevit.actions.student_choice import ChosenStudent, Weights, WeightSources, architecture, students_within
+from edgevit.actions.training_time import images_of_epoch
 from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
 from edgevit.context import Context
@@ -476,20 +476,28 @@ def test_with_few_labels_students_learn_from_the_few_shot_teacher_as_in_the_reci
     assert stages.recipe.datasets["photos"].splits.val == HELD_BACK
 
 
-@pytest.mark.parametrize("labelled", [5, 200])
-def test_the_rounds_are_longer_for_fewer_images(tmp_path: Path, labelled: int) -> None:
-    """An epoch is once through the larger role, with the other's share of the batches."""
-    found, students, context = noise(tmp_path, labelled)
+def test_an_epoch_is_once_through_the_larger_role_with_the_others_share(tmp_path: Path) -> None:
+    found, students, context = noise(tmp_path, labelled=5)
     recipe = short_recipe(found, students["lcnet_050"], epochs=1)
-    datasets = datasets_of(recipe, tmp_path, tmp_path / "runs", context)
     student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
-    larger, share = ("photos.pool", 0.5) if labelled == 5 else ("photos.train", 0.9)
-    assert (student.streams[0].data, student.streams[0].share) == (larger, share)
-    seen = datasets[larger].metrics["images"] / share
-    first = min(40, math.ceil(6000 / seen))
-    expected = (Round(3, 40),) if labelled == 5 else (Round(3, first), Round(2, 40))
-    assert rounds_for(recipe, datasets, students=3) == expected
-    assert rounds_for(recipe, datasets, students=3, epochs=2) == (Round(3, 2),)
+    assert [(stream.data, stream.share) for stream in student.streams] == [
+        ("photos.pool", 0.5),
+        ("photos.support", 0.5),
+    ]
+    datasets = datasets_of(recipe, tmp_path, tmp_path / "runs", context)
+    assert images_of_epoch(student, datasets) == 24  # twelve images without labels
+    alone = student.model_copy(update={"streams": student.streams[1:]})
+    assert images_of_epoch(alone, datasets) == 20  # five of each of two classes
+
+
+def test_images_to_compare_by_that_students_learn_from_are_refused(tmp_path: Path) -> None:
+    found, students, context = noise(tmp_path, labelled=6)
+    for file in (tmp_path / "photos").glob("[ab]/*.png"):
+        shutil.copy(file, file.with_name(f"copy_of_{file.name}"))
+    found = look_at_folder(found.options, context)
+    trials = TrialOptions(epochs=1, runs=tmp_path / "runs", board="orin-nano-8gb")
+    with pytest.raises(DataError, match="also in"):
+        _compared(with_images_to_compare_by(found, HELD_BACK), students, trials, context)
 
 
 @pytest.mark.slow

@@ -44,10 +44,10 @@ from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.targets import target_for
 from edgevit.terminal import printable_line
 
-EPOCHS = 40
+RECIPE_EPOCHS = 40
 UNBALANCED = 3.0  # images of the largest class over those of the smallest; above it, classes are weighted
 SMALLEST_POOL_SHARE, LARGEST_POOL_SHARE = 0.1, 0.8  # of unlabelled images in a batch
-SMALL_SET = 640  # images in an epoch; below it, batches are small
+SMALL_SET = 640  # images of the larger role to train on; below it, batches are small
 LEAST_EPOCHS, MOST_EPOCHS = 1, 300  # that --minutes may give
 TEACHERS_SHARE = 0.5  # of --minutes; above it the teacher is not trained, and only its classifier is fitted
 OTHER_STAGES_S = 90.0  # export, quantization, evaluation and profiling, on two cores
@@ -120,9 +120,37 @@ class _Images:
     plain_pool: bool = False
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """About how many labelled and unlabelled images there are to train on."""
+        train, shots = self.survey.counts["train"], self.config.few_shot.shots if self.config.few_shot else "all"
+        every = sum(train.values())
+        labelled = every if shots == "all" else sum(min(shots, count) for count in train.values())
+        return labelled, every - labelled + self.survey.unlabelled_images
+
+    @property
+    def pool_leads(self) -> bool:
+        """Whether the role of images without labels has more images than the labelled one."""
+        labelled, unlabelled = self.counts
+        return self.pool and unlabelled >= labelled
+
+    @property
+    def streams(self) -> list[tuple[str, float]]:
+        """The roles that the student learns from with a teacher, with their shares of the batches.
+
+        The shares are in proportion to the numbers of images, between limits. The first role has more images, and gives
+        the epoch its length.
+        """
+        if not self.pool:
+            return [(self.labelled, 1.0)]
+        labelled, unlabelled = self.counts
+        share = min(LARGEST_POOL_SHARE, max(SMALLEST_POOL_SHARE, round(unlabelled / (labelled + unlabelled), 1)))
+        streams = [("photos.pool", share), (self.labelled, round(1 - share, 1))]
+        return streams if self.pool_leads else streams[::-1]
+
+    @property
     def calibration(self) -> str:
         """The role that calibrates the quantization."""
-        return "photos.pool" if self.pool else self.labelled
+        return "photos.pool" if self.pool_leads else self.labelled
 
     @property
     def validation(self) -> str | None:
@@ -135,7 +163,8 @@ class _Images:
     @property
     def roles(self) -> list[str]:
         """All roles that the recipe uses."""
-        return list(dict.fromkeys(filter(None, (self.labelled, self.calibration, self.test, self.val))))
+        pool = "photos.pool" if self.pool else None
+        return list(dict.fromkeys(filter(None, (self.labelled, pool, self.test, self.val))))
 
 
 @dataclass(frozen=True)
@@ -212,7 +241,7 @@ def recipe_for_student(
     """
     options, sources = found.options, found.sources
     images, cost = _within_minutes(options, found.images, sources, student, found.datasets, context)
-    epochs = cost.epochs_in(options.minutes) if options.minutes is not None else EPOCHS
+    epochs = cost.epochs_in(options.minutes) if options.minutes is not None else RECIPE_EPOCHS
     text = _text(options, images, sources, student, epochs, reason)
     return WrittenRecipe(text, (cost.sentence(epochs, context.device, options.minutes),))
 
@@ -368,7 +397,7 @@ def _within_minutes(
     if options.minutes is not None and sources.teacher is not None:
         longest_s = 60 * options.minutes * TEACHERS_SHARE
     while True:
-        cost = _cost_of_run(_text(options, images, sources, student, EPOCHS), images, datasets, context)
+        cost = _cost_of_run(_text(options, images, sources, student, RECIPE_EPOCHS), images, datasets, context)
         shorter = _with_shorter_teacher(images) if cost.rest_s > longest_s else None
         if shorter is None:
             return images, cost
@@ -479,8 +508,7 @@ def _text(
         teacher=teacher,
         student=student,
         epochs=epochs,
-        streams=_streams(images),
-        small_set=max(_counts(images)) < SMALL_SET,
+        small_set=(max(images.counts) if teacher else images.counts[0]) < SMALL_SET,
         measurements=_measurements(options.target, teacher is not None, images.test is not None),
         reason=reason or _reason(options, student),
     )
@@ -490,28 +518,6 @@ def _is_unbalanced(images: _Images) -> bool:
     """Whether the labelled images are unbalanced. A draw of as many images from each class never is."""
     is_drawn = images.config.few_shot is not None and images.config.few_shot.shots != "all"
     return images.survey.imbalance > UNBALANCED and not is_drawn
-
-
-def _streams(images: _Images) -> list[tuple[str, float]]:
-    """The roles that the student learns from, with their shares of the batches.
-
-    Labelled and unlabelled images have shares in proportion to their numbers, between limits. The first role, which has
-    more images, gives the epoch its length.
-    """
-    if not images.pool:
-        return [(images.labelled, 1.0)]
-    labelled, unlabelled = _counts(images)
-    share = min(LARGEST_POOL_SHARE, max(SMALLEST_POOL_SHARE, round(unlabelled / (labelled + unlabelled), 1)))
-    streams = [("photos.pool", share), (images.labelled, round(1 - share, 1))]
-    return streams if unlabelled >= labelled else streams[::-1]
-
-
-def _counts(images: _Images) -> tuple[int, int]:
-    """About how many labelled and unlabelled images there are to train on."""
-    counts, shots = images.survey.counts["train"], images.config.few_shot.shots if images.config.few_shot else "all"
-    every = sum(counts.values())
-    labelled = every if shots == "all" else sum(min(shots, count) for count in counts.values())
-    return labelled, every - labelled + images.survey.unlabelled_images
 
 
 def _measurements(target: str, has_teacher: bool, has_test: bool) -> list[str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from edgevit import pipeline
 from edgevit.actions.estimate_latency import check_board, estimated_latency
 from edgevit.actions.init_recipe import (
+    RECIPE_EPOCHS,
     Findings,
     InitOptions,
     WrittenRecipe,
     in_project,
     look_at_folder,
     recipe_for_student,
-    short_recipe,
     with_images_to_compare_by,
 )
 from edgevit.actions.short_trainings import (
@@ -30,13 +30,13 @@ from edgevit.actions.short_trainings import (
     SELECTED,
     TrialRunner,
     recipe_of_finalists,
-    rounds_for,
     train_in_rounds,
     trial_stages,
 )
 from edgevit.actions.student_choice import ChosenStudent, students_within, timer
+from edgevit.actions.training_time import images_of_epoch
 from edgevit.artifacts import IOSpec, Json
-from edgevit.configs import OPSET
+from edgevit.configs import OPSET, Distill, Train
 from edgevit.configs.runtimes import ONNXRUNTIME, RUNTIMES
 from edgevit.configs.targets import LOCAL_CPU, LOCAL_GPU, LOCAL_TARGETS
 from edgevit.context import Context
@@ -50,7 +50,7 @@ from edgevit.models.cost import cost_of
 from edgevit.models.creation import create_model
 from edgevit.models.timm_models import default_class_names
 from edgevit.selection.candidates import Candidate
-from edgevit.selection.halving import STUDENTS
+from edgevit.selection.halving import STUDENTS, Round, rounds_for_images
 from edgevit.selection.records import Timing
 from edgevit.selection.winner import (
     MeasuredModel,
@@ -73,8 +73,8 @@ class TrialOptions:
 
     Attributes:
         students: the largest number of students in the first round.
-        epochs: of the students that reach the last round. None: three times those of the first round, in which a
-            student sees 6,000 images at least; no more than the recipe's.
+        epochs: of the students that reach the last round. None: the number of images decides, see
+            `rounds_for_images`.
         runs: the folder of runs. The recipe that is written finds the teacher there, unless there are few labels: then
             that of the trials has not learned from all of them.
         retry_diverged: trainings that diverged in an earlier call are tried again.
@@ -306,9 +306,13 @@ def _compared(
 ) -> _Compared:
     """Train the students in rounds, and compare the finalists."""
     base, on_target = found.options.out.absolute().parent, trials.board is None
-    recipe = short_recipe(found, next(iter(students.values())), epochs=1)
+    stages = trial_stages(found, students, (Round(len(students), 1),), on_target)
+    recipe = recipe_of_finalists(stages, tuple(students), found, on_target)
     datasets = pipeline.datasets_of(recipe, base, trials.runs, context)
-    rounds = rounds_for(recipe, datasets, len(students), trials.epochs)
+    training = next(iter(stages.rounds.values()))[0]
+    assert isinstance(training, (Train, Distill))
+    images = images_of_epoch(training, datasets)
+    rounds = rounds_for_images(len(students), images, RECIPE_EPOCHS, trials.epochs)
     stages = trial_stages(found, students, rounds, on_target)
     runner = TrialRunner(base, trials.runs, context, datasets, trials.retry_diverged)
     try:

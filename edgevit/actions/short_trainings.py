@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit import pipeline
-from edgevit.actions.init_recipe import EPOCHS, Findings, short_recipe
+from edgevit.actions.init_recipe import Findings, short_recipe
 from edgevit.actions.student_choice import ChosenStudent
-from edgevit.actions.training_time import images_of_epoch
 from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget, Distill, Evaluate, Recipe, Select, Stage, Train
 from edgevit.context import Context
 from edgevit.errors import Diverged
-from edgevit.selection.halving import Round, epochs_of, most_accurate, rounds_of
+from edgevit.selection.halving import Round, most_accurate
 
 SELECTED = "selected"  # the id of the stage `select`
 ACCURACY = "accuracy"  # the ids of evaluations begin so
@@ -109,22 +108,6 @@ class ShortTrainings:
     finalists: tuple[str, ...]
     rounds: tuple[Json, ...]
     dropped: Mapping[str, str]
-
-
-def rounds_for(
-    recipe: Recipe, datasets: Mapping[str, Artifact], students: int, epochs: int | None = None
-) -> tuple[Round, ...]:
-    """The rounds for the images that the student of a recipe trains on.
-
-    Args:
-        datasets: the data sets and roles of the recipe, by name.
-        students: the number of students.
-        epochs: of the students that reach the last round. None: see `epochs_of`; no more than those of `init`.
-    """
-    training = next(stage for stage in recipe.stages if stage.id == STUDENT)
-    assert isinstance(training, (Train, Distill))
-    first, last = epochs_of(images_of_epoch(training, datasets), EPOCHS if epochs is None else epochs)
-    return rounds_of(students, last if epochs is None else epochs, first)
 
 
 def trial_stages(

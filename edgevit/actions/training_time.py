@@ -1,4 +1,4 @@
-"""How long a training will take on this machine, from a few timed steps."""
+"""How many images a training sees in an epoch, and how long they take on this machine, from a few timed steps."""
 
 from __future__ import annotations
 

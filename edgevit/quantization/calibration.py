@@ -45,7 +45,7 @@ def activation_ranges(
         tensors: names of float tensors in the graph.
         batches: gives the input batches, equal at each call.
         is_symmetric: whether the integers of a tensor with this name and range will represent -T..T, where T is its
-            largest magnitude. Only mse uses this.
+            largest magnitude. Only mse and entropy use this.
 
     Raises:
         DataError: there are no images, or a value is NaN or infinite.
@@ -58,19 +58,27 @@ def activation_ranges(
         histograms = _histograms(probe, batches, ranges, with_zeros=calibrator != "mse")
     if calibrator == "mse":
         return {name: mse_range(histograms[name], ranges[name], is_symmetric(name, ranges[name])) for name in tensors}
-    threshold = entropy_range if calibrator == "entropy" else percentile_range
-    return {name: threshold(histograms[name], ranges[name]) for name in tensors}
+    if calibrator == "percentile":
+        return {name: percentile_range(histograms[name], ranges[name]) for name in tensors}
+    found = {}
+    for name in tensors:
+        all_above_zero = ranges[name][0] >= 0 and not is_symmetric(name, ranges[name])
+        found[name] = entropy_range(histograms[name], ranges[name], 2 * LEVELS if all_above_zero else LEVELS)
+    return found
 
 
-def entropy_range(histogram: NDArray[np.int64], full: tuple[float, float]) -> tuple[float, float]:
-    """The range with the least loss of information in 128 levels: argmin over T of KL(clipped ‖ quantized).
+def entropy_range(histogram: NDArray[np.int64], full: tuple[float, float], levels: int = LEVELS) -> tuple[float, float]:
+    """The range with the least loss of information: argmin over T of KL(clipped ‖ quantized).
 
     Migacz 2017, "8-bit Inference with TensorRT", on magnitudes.
+
+    Args:
+        levels: the number of integers for magnitudes: 128, or 256 if no value is negative and no integer is.
     """
     half = len(histogram) // 2
     magnitudes = histogram[half:] + histogram[half - 1 :: -1]
-    candidates = range(LEVELS, half + 1, CANDIDATE_STEP)
-    best = min(candidates, key=lambda bins: _divergence(magnitudes, bins))
+    candidates = range(levels, half + 1, CANDIDATE_STEP)
+    best = min(candidates, key=lambda bins: _divergence(magnitudes, bins, levels))
     largest = max(abs(full[0]), abs(full[1])) * best / half
     return max(full[0], -largest), min(full[1], largest)
 
@@ -161,12 +169,12 @@ def _histograms(
     return histograms
 
 
-def _divergence(magnitudes: NDArray[np.int64], bins: int) -> float:
-    """KL divergence of the distribution clipped at `bins` from its quantization in LEVELS levels."""
+def _divergence(magnitudes: NDArray[np.int64], bins: int, levels: int) -> float:
+    """KL divergence of the distribution clipped at `bins` from its quantization in `levels` levels."""
     clipped = magnitudes[:bins].astype(np.float64)
-    level = np.arange(bins) * LEVELS // bins
+    level = np.arange(bins) * levels // bins
     filled = clipped > 0
-    share = np.bincount(level, clipped, LEVELS) / np.maximum(np.bincount(level, filled, LEVELS), 1)
+    share = np.bincount(level, clipped, levels) / np.maximum(np.bincount(level, filled, levels), 1)
     quantized = np.where(filled, share[level], 0)
     clipped[-1] += magnitudes[bins:].sum()
     p, q = clipped / max(clipped.sum(), 1), quantized / max(quantized.sum(), 1)

@@ -20,7 +20,7 @@ Placement = Literal["all", "dense", "products"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
-QUARTER = 64  # of the 256 integers are negative
+LARGEST_ZERO_POINT = 64  # of uint8 before products in OpenVINO: a quarter of the integers stands for negative values
 BLOCK = 64  # inputs that share a scale in INT4; TensorRT takes 64 and 128, and compact ViTs are 3 · 64 or 5 · 64 wide
 
 
@@ -36,7 +36,7 @@ class Dialect:
     """How one runtime reads a quantized graph.
 
     Attributes:
-        activations: integer type of activations, for int8; weights are int8, symmetric, one scale a channel.
+        activations: the usual integer type of activations, for int8; weights are int8, symmetric, one scale a channel.
         largest_zero_points: by the type of the operator that reads an activation. Where uint8 has no larger zero point
             for its range, it is uint8 in place of `activations`.
         operators: operator types that are quantized if their second input is a weight. Products of two activations
@@ -69,6 +69,10 @@ class Dialect:
         low, high = min(bounds[0], 0.0), max(bounds[1], 0.0)
         if largest >= round(255 * -low / (high - low or 1.0)):
             return Integers(QuantType.QUInt8, symmetric=False)
+        return self.usual_integers
+
+    @property
+    def usual_integers(self) -> Integers:
         return Integers(self.activations, bool(self.writer_options["ActivationSymmetric"]))
 
 
@@ -84,14 +88,14 @@ class Dialect:
 # INT8 gains nothing if float convolutions in ONNX Runtime's blocked layout are as fast: efficientvit_b0 has 0.8 times
 # the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, with depthwise convolutions in float or not. Measure both.
 # On x86 without VNNI, products of uint8 and int8 may saturate; the SQNR gate, which runs on this machine, detects it.
-# openvino, one thread, minima of 40 interleaved runs, same CPU: fastest with symmetric activations and no pair behind a
-# convolution. repvit_m0_9 takes 4.7 ms; 5.8 with pairs behind convolutions or with uint8, 6.9 with both. deit_tiny
-# takes 8.8 ms, with uint8 9.2.
-#   On an AMD EPYC with VNNI: with what leaves a Relu as uint8 with zero point 0, ResNet-10 has 37.6 dB and is 1.12 times
-#   as fast as with int8, which gives 33.9 dB. What leaves a GELU has a small negative part. As uint8 with a zero point,
-#   before products, it gives a ViT 33.5 dB in place of 30.0 in equal time; before convolutions, repvit_m0_9 takes 15%
-#   longer, and with all activations so, the ViT 8%. A pair on both operands of residual sums saves no time and costs
-#   1.4 dB.
+# openvino, one thread, minima of 40 interleaved runs, same CPU: of one type for all activations, symmetric int8 is
+# fastest, without a pair behind a convolution. repvit_m0_9 takes 4.7 ms; 5.8 with pairs behind convolutions or with
+# uint8, 6.9 with both. deit_tiny takes 8.8 ms, with uint8 9.2.
+#   On an AMD EPYC with VNNI: with the outputs of Relu as uint8 with zero point 0, ResNet-10 has 37.6 dB, and is 1.12
+#   times as fast as with int8, which gives 33.9 dB. The output of a GELU has a small negative part. As uint8 with a
+#   zero point, before products, it gives a ViT 33.5 dB in place of 30.0 in equal time; before convolutions, repvit_m0_9
+#   takes 15% longer. With all activations as uint8, the ViT takes 8% longer. A pair on both operands of residual sums
+#   saves no time and costs 1.4 dB.
 # tensorrt, by NVIDIA's builder (TensorRT for RTX 1.7.1): zero points are 0, scales of activations one a tensor, biases
 # float, outputs of products are not quantized. Float operators are float16: the attention of deit_tiny is 12 fused
 # kernels then, and none in float32.
@@ -122,7 +126,7 @@ DIALECTS = {
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
         options=OpenvinoOptions(),
-        largest_zero_points={"Conv": 0, "MatMul": QUARTER, "Gemm": QUARTER},
+        largest_zero_points={"Conv": 0, "MatMul": LARGEST_ZERO_POINT, "Gemm": LARGEST_ZERO_POINT},
     ),
     TENSORRT.name: Dialect(
         activations=QuantType.QInt8,

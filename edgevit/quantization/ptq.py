@@ -300,25 +300,28 @@ def _with_qdq(
     limits = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
     }
-    quantizer = QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=dialect.activations,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
-        nodes_to_quantize=[node.name for node in chosen],
-        nodes_to_exclude=[],
-        op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
-        extra_options={
-            **dialect.writer_options,
-            "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs),
-            "TensorQuantOverrides": {
-                name: [{"quant_type": each.type, "symmetric": each.symmetric}] for name, each in integers.items()
-            },
-        },
-    )
+    overrides = {
+        name: [{"quant_type": each.type, "symmetric": each.symmetric}]
+        for name, each in integers.items()
+        if each != dialect.usual_integers
+    }
     with graph_tool("onnxruntime's quantizer cannot write this graph", where):
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=dialect.activations,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[node.name for node in chosen],
+            nodes_to_exclude=[],
+            op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
+            extra_options={
+                **dialect.writer_options,
+                "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs),
+                "TensorQuantOverrides": overrides,
+            },
+        )
         quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
     sort_nodes(quantized)

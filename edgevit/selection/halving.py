@@ -28,22 +28,28 @@ class Round:
     epochs: int
 
 
-def epochs_of(images_of_epoch: float, most: int) -> tuple[int, int]:
-    """The least number of epochs of the first round, and the number at the end of the last one: three times it.
+def rounds_for_images(
+    students: int, images_of_epoch: float, most_epochs: int, epochs: int | None = None
+) -> tuple[Round, ...]:
+    """The rounds for a number of students and of images.
+
+    In the first round, each student sees `LEAST_IMAGES`, but trains for no more than half of the last round's epochs.
 
     Args:
         images_of_epoch: the number of images that a training sees in an epoch.
-        most: the largest number of epochs.
+        most_epochs: the largest number of epochs of the last round, if `epochs` does not give it.
+        epochs: at the end of the last round. None: three times those of the first round.
     """
-    first = min(most, math.ceil(LEAST_IMAGES / images_of_epoch))
-    return first, min(most, REDUCTION * first)
+    first = math.ceil(LEAST_IMAGES / images_of_epoch)
+    last = min(most_epochs, REDUCTION * first) if epochs is None else epochs
+    return rounds_of(students, last, max(1, min(first, last // 2)))
 
 
 def rounds_of(students: int, epochs: int, first: int = 1) -> tuple[Round, ...]:
     """The rounds for a number of students: three, of which the last one ends after `epochs` epochs.
 
     9 students and 18 epochs: 9 students to 2 epochs, 3 of them to 6 epochs, 2 of these to 18 epochs. A round that would
-    have as many students as the next one is left out. So is a round without an epoch of its own: with 15 epochs of the
+    have as many students as the next one is left out. So is a round without an epoch of its own: with 15 epochs in the
     first round, 6 students and 40 epochs are 6 students to 15 epochs and 2 of them to 40.
 
     Args:

@@ -98,6 +98,19 @@ def test_entropy_never_leaves_the_range_that_was_seen():
     assert high <= full[1]
 
 
+def test_entropy_spends_all_levels_of_unsigned_integers_on_values_above_zero():
+    images = np.random.default_rng(2).standard_normal((1024, 3, 2, 2)).astype(np.float32)
+
+    def error(symmetric):
+        ranges = activation_ranges(
+            squares(), ["square"], lambda: [images], "entropy", 1, is_symmetric=lambda name, bounds: symmetric
+        )
+        step = ranges["square"][1] / 255
+        return np.mean((np.clip(np.round(images**2 / step), 0, 255) * step - images**2) ** 2)
+
+    assert error(False) < 0.8 * error(True)
+
+
 def test_a_tensor_of_zeros_has_an_empty_range():
     for calibrator in ("minmax", "entropy", "percentile", "mse"):
         images = np.zeros((2, 3, 2, 2), np.float32)

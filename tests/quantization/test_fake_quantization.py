@@ -81,8 +81,8 @@ def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
     runtime: str, seed: int, width: float, shift: float
 ) -> None:
     values = (width * (np.random.default_rng(seed).standard_normal((4, 500)) + shift)).astype(np.float32)
-    low, high = np.percentile(values, [1, 99])  # some values lie beyond
-    scale, zero_point = writers_scale(float(np.float32(low)), float(np.float32(high)), runtime)
+    low, high = np.percentile(values, [1, 99]).astype(np.float32)  # some values lie beyond
+    scale, zero_point = writers_scale(float(low), float(high), runtime)
     expected = pair(values, scale, zero_point, is_unsigned(float(low), float(high), runtime))
     for learned in (False, True):
         quantizer = quantizer_of((float(low), float(high)), runtime, learned)
@@ -117,15 +117,16 @@ def test_weights_of_convolutions_have_a_scale_an_output_and_a_straight_gradient(
 
 
 @runtimes
-def test_the_gradients_are_those_of_lsq(runtime: str) -> None:
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_the_gradients_are_those_of_lsq(runtime: str, low: float) -> None:
     """Esser et al. 2020, eq. 3 and section 2.2, in float64."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(5, 7, 11, generator=generator).mul_(2).requires_grad_()
     upstream = torch.randn(5, 7, 11, generator=generator)
-    quantizer = quantizer_of((-1.0, 2.5), runtime, learned=True)
+    quantizer = quantizer_of((low, 2.5), runtime, learned=True)
     quantizer(values).backward(upstream)
-    zero_point = round(255 / 3.5) if runtime == "onnxruntime" else 0
-    below, above = (zero_point, 255 - zero_point) if runtime == "onnxruntime" else (128, 127)
+    zero_point = round(255 * -low / (2.5 - low))
+    below, above = (zero_point, 255 - zero_point) if is_unsigned(low, 2.5, runtime) else (128, 127)
     v = values.detach().double() / quantizer.scale.item()
     inside = (v > -below) & (v < above)
     of_scale = torch.where(inside, v.round() - v, v.clamp(-below, above)) / (77 * above) ** 0.5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.selection.halving import Round, epochs_of, most_accurate, rounds_of
+from edgevit.selection.halving import Round, most_accurate, rounds_for_images, rounds_of
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,16 @@ def test_each_round_has_fewer_students_and_up_to_three_times_the_epochs(
     assert rounds_of(students, epochs) == tuple(Round(*pair) for pair in expected)
 
 
-@given(st.integers(2, 20), st.integers(1, 300))
-def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(students: int, epochs: int) -> None:
-    rounds = rounds_of(students, epochs)
+@given(st.integers(2, 20), st.integers(1, 300), st.integers(1, 40))
+def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(
+    students: int, epochs: int, first: int
+) -> None:
+    rounds = rounds_of(students, epochs, first)
     assert (rounds[0].students, rounds[-1].epochs) == (students, epochs)
     counts, ends = [each.students for each in rounds], [each.epochs for each in rounds]
     assert counts == sorted(counts, reverse=True)
     assert ends == sorted(set(ends))
-    assert ends[0] >= 1
+    assert ends[0] >= min(first, epochs)
     assert counts[-1] >= min(students, 2)
     before = [0, *ends]
     cost = sum(count * (end - start) for count, start, end in zip(counts, before, ends, strict=False))
@@ -47,19 +49,19 @@ def test_equal_students_go_on_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "most", "expected"),
+    ("images", "epochs", "expected"),
     [
-        (50_000, 40, (1, 3)),
-        (3000, 40, (2, 6)),
-        (400, 40, (15, 40)),
-        (30, 40, (40, 40)),
-        (400, 9, (9, 9)),
-        (50_000, 1, (1, 1)),
+        (50_000, None, [(6, 1), (2, 3)]),
+        (3000, None, [(6, 2), (2, 6)]),
+        (400, None, [(6, 15), (2, 40)]),
+        (150, None, [(6, 20), (2, 40)]),  # no more than half of the recipe's epochs
+        (10, None, [(6, 20), (2, 40)]),
+        (400, 9, [(6, 4), (2, 9)]),
+        (50_000, 18, [(6, 2), (3, 6), (2, 18)]),
+        (400, 1, [(6, 1)]),
     ],
 )
-def test_few_images_train_for_more_epochs_before_students_are_compared(
-    images: int, most: int, expected: tuple[int, int]
+def test_with_fewer_images_students_train_for_more_epochs_before_they_are_compared(
+    images: int, epochs: int | None, expected: list[tuple[int, int]]
 ) -> None:
-    first, last = epochs_of(images, most)
-    assert (first, last) == expected
-    assert rounds_of(6, last, first)[0].epochs == first
+    assert rounds_for_images(6, images, most_epochs=40, epochs=epochs) == tuple(Round(*pair) for pair in expected)

@@ -67,8 +67,8 @@ def selection_exhaustive(result: Json) -> Iterator[Table]:
             for row in result["budgets"]
         ),
         f"Rank and points are those of a run that trains all {len(every['students'])} students for {result['epochs']} "
-        f"epochs, by {result['validation']:,} validation images. Cost: CPU seconds over those of that run, with and "
-        "without the timings of untrained students.",
+        f"epochs, by {result['validation']:,} validation images. The last round ends after {_last_epochs(result)}. "
+        "Cost: CPU seconds over those of that run, with and without the timings of untrained students.",
     )
     yield Table(
         "students",
@@ -79,6 +79,11 @@ def selection_exhaustive(result: Json) -> Iterator[Table]:
         ),
         "The INT8 files of the run that trains all students.",
     )
+
+
+def _last_epochs(result: Json) -> int:
+    epochs: int = result["budgets"][0]["rounds"]["rounds"][-1]["epochs"]
+    return epochs
 
 
 def selection_rounds(result: Json) -> Iterator[Table]:
