@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import edgevit
+from edgevit.actions import short_trainings
 from edgevit.actions.init_recipe import (
     Findings,
     InitOptions,
@@ -194,7 +195,10 @@ def lines_of(runner: TrialRunner) -> list[str]:
     return progress.lines
 
 
-def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twice(tmp_path: Path) -> None:
+def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(short_trainings, "LEAST_TOLD_S", 0.0)
     stages, rounds, runner = tiny_trainings(tmp_path)
     trained = train_in_rounds(stages, rounds, runner)
     assert [record["epochs"] for record in trained.rounds] == [1, 2]
@@ -206,6 +210,7 @@ def test_students_train_on_from_their_own_checkpoints_and_nothing_is_trained_twi
     assert len(first) == 2
     lines = lines_of(runner)
     assert lines[0] == "round 1 of 2: 3 students to epoch 1"
+    assert sum("for all rounds" in line for line in lines) == 1
     assert any(line.endswith(", is out") for line in lines)
     made = runner.run(stages.until(trained.finalists[0], 1))
     assert made[f"student-2/{trained.finalists[0]}"].manifest.inputs["init"].digest == (

@@ -8,6 +8,7 @@ one at the same moment, one waits.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from edgevit.artifacts import Artifact, Json
 from edgevit.configs import Budget, Distill, Evaluate, Recipe, Select, Stage, Train
 from edgevit.context import Context
 from edgevit.errors import Diverged
-from edgevit.selection.halving import Round, most_accurate
+from edgevit.progress import duration
+from edgevit.selection.halving import Round, epochs_in_all, most_accurate
 
 SELECTED = "selected"  # the id of the stage `select`
 ACCURACY = "accuracy"  # the ids of evaluations begin so
 TEACHER = ("backbone", "teacher")  # the stages before the students
 STUDENT = "student"
+LEAST_TOLD_S = 5.0  # a first training that is shorter says nothing of the time of all rounds
 SHIPPED = {True: ("onnx", "int8"), False: ("onnx",)}  # the files of a student, by whether it is timed on a target
 
 
@@ -176,6 +179,7 @@ def train_in_rounds(stages: TrialStages, rounds: Sequence[Round], runner: TrialR
         top1: dict[str, float] = {}
         while waiting := [label for label in left if label not in top1.keys() | dropped.keys()]:
             for label in _free_first(waiting, stages, place, runner):
+                start = time.monotonic()
                 try:
                     made = runner.run(stages.until(label, place))
                 except Diverged as error:
@@ -187,6 +191,9 @@ def train_in_rounds(stages: TrialStages, rounds: Sequence[Round], runner: TrialR
                     instead = f"; {spare[0]} trains on in its place" if spare else ""
                     say(f"    {label} drops out: {error.what}{instead}")
                 else:
+                    if place == 0 and not top1 and (took_s := time.monotonic() - start) >= LEAST_TOLD_S:
+                        about = duration(took_s * epochs_in_all(rounds) / this.epochs)
+                        say(f"    about {about} for all rounds, if the other students take as long (--epochs)")
                     top1[label] = made[stages.rounds[label][place].id].metrics["val_top1"]
         of_round = {label: top1[label] for label in left if label in top1}
         in_order = most_accurate(of_round, len(of_round))

@@ -6,7 +6,7 @@ Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperpa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 REDUCTION = 3  # η of Hyperband (Li et al. 2017): each round has a third of the students and three times the epochs
@@ -64,6 +64,12 @@ def rounds_of(students: int, epochs: int, first: int = 1) -> tuple[Round, ...]:
             continue
         rounds.append(Round(count, ends))
     return tuple(rounds)
+
+
+def epochs_in_all(rounds: Sequence[Round]) -> int:
+    """The number of epochs of all students together."""
+    before = [0, *(each.epochs for each in rounds)]
+    return sum(each.students * (each.epochs - start) for each, start in zip(rounds, before, strict=False))
 
 
 def most_accurate(top1: Mapping[str, float], count: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.selection.halving import Round, most_accurate, rounds_for_images, rounds_of
+from edgevit.selection.halving import Round, epochs_in_all, most_accurate, rounds_for_images, rounds_of
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,7 @@ def test_the_last_round_ends_after_the_asked_epochs_and_no_round_is_empty(
     assert ends == sorted(set(ends))
     assert ends[0] >= min(first, epochs)
     assert counts[-1] >= min(students, 2)
-    before = [0, *ends]
-    cost = sum(count * (end - start) for count, start, end in zip(counts, before, ends, strict=False))
-    assert cost <= students * epochs
+    assert students * ends[0] <= epochs_in_all(rounds) <= students * epochs
 
 
 def test_equal_students_go_on_in_their_order() -> None:
@@ -65,3 +63,7 @@ def test_with_fewer_images_students_train_for_more_epochs_before_they_are_compar
     images: int, epochs: int | None, expected: list[tuple[int, int]]
 ) -> None:
     assert rounds_for_images(6, images, most_epochs=40, epochs=epochs) == tuple(Round(*pair) for pair in expected)
+
+
+def test_the_epochs_of_all_students_are_counted() -> None:
+    assert epochs_in_all((Round(6, 15), Round(2, 40))) == 6 * 15 + 2 * 25

@@ -26,6 +26,7 @@ from edgevit.errors import ArtifactError, ParityError, RecipeError
 from edgevit.exporting import onnx_from_module, tensor_ranges
 from edgevit.graphs.files import write_onnx
 from edgevit.graphs.metadata import trained_ranges_in
+from edgevit.model_file import AS_WRITTEN
 from edgevit.models import create_model, open_checkpoint, save_checkpoint
 from edgevit.models.creation import BuiltModel, folded_model
 from edgevit.models.folding import Folded
@@ -133,6 +134,8 @@ def lively(like: dict[str, Any]) -> Artifact:
         pytest.param(VIT, "onnxruntime", True, id="vit"),
         pytest.param(TOKEN_VIT, "tensorrt", False, id="token vit for tensorrt", marks=pytest.mark.slow),
         pytest.param(RESIDUAL, "onnxruntime", False, id="convolutions", marks=pytest.mark.slow),
+        pytest.param(VIT, "openvino", True, id="vit for openvino", marks=pytest.mark.slow),
+        pytest.param(RESIDUAL, "openvino", True, id="convolutions for openvino", marks=pytest.mark.slow),
     ],
 )
 def test_the_int8_file_computes_what_was_trained(
@@ -142,7 +145,8 @@ def test_the_int8_file_computes_what_was_trained(
 
     In float16 so many flip that the difference is as large as the noise of quantization itself.
     """
-    monkeypatch.setitem(DIALECTS, runtime, replace(DIALECTS[runtime], floats="float32"))
+    options = AS_WRITTEN if runtime == "openvino" else DIALECTS[runtime].options
+    monkeypatch.setitem(DIALECTS, runtime, replace(DIALECTS[runtime], floats="float32", options=options))
     start = lively(like)
     config, inputs = setup_of(
         "agreement", init=start.id, runtime=runtime, learn_ranges=learn_ranges, learning_rate=1e-3
