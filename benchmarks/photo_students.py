@@ -77,7 +77,7 @@ def _student(made: list[dict[str, Artifact]], name: str) -> dict[str, Any]:
 
 
 def _accuracy(made: list[dict[str, Artifact]], evaluation: str) -> dict[str, Any]:
-    each = [float(one[evaluation].metrics["top1"]) for one in made]
+    each = [float(one[evaluation].metrics["top1"]["value"]) for one in made]
     return {"mean": statistics.mean(each), "each": each}
 
 

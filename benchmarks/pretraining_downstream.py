@@ -87,7 +87,9 @@ def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
 
 def _gains(made: list[dict[str, Artifact]], model: str, start: str, base: str) -> dict[str, Any]:
     """The accuracy of each draw, the mean, and the differences from the chain without pre-training."""
-    each, before = ([float(one[f"accuracy/{model}/{name}"].metrics["top1"]) for one in made] for name in (start, base))
+    each, before = (
+        [float(one[f"accuracy/{model}/{name}"].metrics["top1"]["value"]) for one in made] for name in (start, base)
+    )
     row = {"mean": statistics.mean(each), "each": each}
     if start != base:
         gains = [one - other for one, other in zip(each, before, strict=True)]

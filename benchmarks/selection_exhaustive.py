@@ -40,9 +40,9 @@ import torch
 
 from benchmarks.common import children_cpu_s, publish
 from edgevit import pipeline
-from edgevit.actions.init_recipe import RECIPE_EPOCHS
+from edgevit.actions.init_recipe import usual_epochs
 from edgevit.actions.short_trainings import SELECTED, TrialRunner, TrialStages, train_in_rounds, trainings_of
-from edgevit.actions.student_choice import deployed_form, with_smaller
+from edgevit.actions.student_choice import deployed_form, within_of_group
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Distill, Export, Quantize, Recipe, Select, Train
@@ -168,7 +168,7 @@ class Run:
 
     def in_rounds(self, candidates: Sequence[Candidate], images: int, budget_ms: float) -> dict[str, Any]:
         """Students in rounds, as for this number of images, and one of the finalists."""
-        rounds = rounds_for_images(len(candidates), images, RECIPE_EPOCHS)
+        rounds = rounds_for_images(len(candidates), images, usual_epochs(images))
         stages, runner = self._stages(candidates, rounds)
         trained = train_in_rounds(stages, rounds, runner)
         made = runner.run(stages.of_finalists(trained.finalists, [_select(stages, trained.finalists, budget_ms)]))
@@ -328,9 +328,9 @@ def _row(
         return timings[candidate]
 
     group = tuple(timings)
-    best = most_capable(group, budget_ms, time_once).best
-    assert best is not None, "the budgets are those that students meet"
-    within = with_smaller(best, group, time_once, budget_ms, None, asked.students)
+    choice = most_capable(group, budget_ms, time_once)
+    assert choice.best is not None, "the budgets are those that students meet"
+    within = within_of_group(choice, group, time_once, asked.students)
     outcome = run.in_rounds(tuple(within), asked.images, budget_ms)
     timings_cpu_s = sum(run.costs.of[f"timing/{candidate.model}"] for candidate in timed_here)
     models, winner = exhaustive["models"], outcome["winner"]

@@ -88,6 +88,18 @@ def test_the_shortlist_is_the_most_capable_student_and_smaller_ones_of_other_fam
     assert list(students_within(OFFLINE, machine(1), 3.0, None, 2)) == candidates[:2]
 
 
+def test_an_architecture_that_is_faster_here_than_expected_is_not_overlooked() -> None:
+    """Expected latencies are of another processor. One of these is half as long here, all others are right."""
+
+    def time(candidate: Candidate) -> Timing:
+        factor = 0.5 if candidate.model == "mobilenetv4_hybrid_medium" else 1.0
+        return fast_in(factor * candidate.expected_ms, margin_ms=0)
+
+    within = students_within(OFFLINE, time, 2.5, None, 3)
+    assert next(iter(within)).model == "mobilenetv4_hybrid_medium"
+    assert within.keys() - {next(iter(within))} <= students_within(OFFLINE, machine(1), 2.5, None, 3).keys()
+
+
 def test_random_students_fill_the_places_that_a_file_of_weights_leaves(tmp_path: Path) -> None:
     """Without this, the file's own network at a smaller size is compared with nothing."""
     file = tmp_path / "resnet10t.safetensors"

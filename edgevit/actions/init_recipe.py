@@ -44,7 +44,7 @@ from edgevit.stage_times import keep_times, kept_times, seconds_of, work_keys
 from edgevit.targets import target_for
 from edgevit.terminal import printable_line
 
-RECIPE_EPOCHS = 40
+USUAL_EPOCHS, USUAL_IMAGES = 40, 15_000  # of a student: the larger number of epochs counts
 UNBALANCED = 3.0  # images of the largest class over those of the smallest; above it, classes are weighted
 SMALLEST_POOL_SHARE, LARGEST_POOL_SHARE = 0.1, 0.8  # of unlabelled images in a batch
 SMALL_SET = 640  # images of the larger role to train on; below it, batches are small
@@ -241,9 +241,17 @@ def recipe_for_student(
     """
     options, sources = found.options, found.sources
     images, cost = _within_minutes(options, found.images, sources, student, found.datasets, context)
-    epochs = cost.epochs_in(options.minutes) if options.minutes is not None else RECIPE_EPOCHS
+    epochs = usual_epochs(cost.images_of_epoch) if options.minutes is None else cost.epochs_in(options.minutes)
     text = _text(options, images, sources, student, epochs, reason)
     return WrittenRecipe(text, (cost.sentence(epochs, context.device, options.minutes),))
+
+
+def usual_epochs(images_of_epoch: float) -> int:
+    """The epochs of a student without `--minutes`: `USUAL_EPOCHS`, or as many as it takes to see `USUAL_IMAGES`.
+
+    With fewer, a student on few photos is far from what it can learn (few_photos_epochs.json).
+    """
+    return min(MOST_EPOCHS, max(USUAL_EPOCHS, math.ceil(USUAL_IMAGES / images_of_epoch)))
 
 
 def short_recipe(found: Findings, student: ChosenStudent, epochs: int) -> Recipe:
@@ -365,8 +373,9 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
 
 @dataclass(frozen=True)
 class _Cost:
-    """The time of a run in seconds: of one epoch of the student, and of all the rest."""
+    """The time of a run in seconds: of one epoch of the student, with so many images, and of all the rest."""
 
+    images_of_epoch: float
     epoch_s: float
     rest_s: float
 
@@ -397,7 +406,7 @@ def _within_minutes(
     if options.minutes is not None and sources.teacher is not None:
         longest_s = 60 * options.minutes * TEACHERS_SHARE
     while True:
-        cost = _cost_of_run(_text(options, images, sources, student, RECIPE_EPOCHS), images, datasets, context)
+        cost = _cost_of_run(_text(options, images, sources, student, USUAL_EPOCHS), images, datasets, context)
         shorter = _with_shorter_teacher(images) if cost.rest_s > longest_s else None
         if shorter is None:
             return images, cost
@@ -425,7 +434,8 @@ def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], c
     with single_stages(replace(context, progress=SilentProgress())) as stages:
         done = {**datasets, **_untrained(recipe, images.survey.classes, stages)}
         student = _stage(recipe, "student", (Train, Distill))
-        epoch_s = seconds_per_image(student, resolve(student, done), context) * images_of_epoch(student, datasets)
+        seen = images_of_epoch(student, datasets)
+        epoch_s = seconds_per_image(student, resolve(student, done), context) * seen
         teacher_s = _teacher_s(recipe, done, context)
     keys = work_keys(recipe, datasets, context.device)
     estimates_s = {"student": epoch_s * student.epochs, "teacher": teacher_s}
@@ -436,7 +446,7 @@ def _cost_of_run(text: str, images: _Images, datasets: Mapping[str, Artifact], c
             if stage.id in estimates_s and keys[stage.id] not in kept_times()
         }
     )
-    return _Cost(epoch_s, OTHER_STAGES_S + teacher_s)
+    return _Cost(seen, epoch_s, OTHER_STAGES_S + teacher_s)
 
 
 def _teacher_s(recipe: Recipe, done: Mapping[str, Artifact], context: Context) -> float:

@@ -16,13 +16,13 @@ from pathlib import Path
 from edgevit import pipeline
 from edgevit.actions.estimate_latency import check_board, estimated_latency
 from edgevit.actions.init_recipe import (
-    RECIPE_EPOCHS,
     Findings,
     InitOptions,
     WrittenRecipe,
     in_project,
     look_at_folder,
     recipe_for_student,
+    usual_epochs,
     with_images_to_compare_by,
 )
 from edgevit.actions.short_trainings import (
@@ -312,7 +312,7 @@ def _compared(
     training = next(iter(stages.rounds.values()))[0]
     assert isinstance(training, (Train, Distill))
     images = images_of_epoch(training, datasets)
-    rounds = rounds_for_images(len(students), images, RECIPE_EPOCHS, trials.epochs)
+    rounds = rounds_for_images(len(students), images, usual_epochs(images), trials.epochs)
     stages = trial_stages(found, students, rounds, on_target)
     runner = TrialRunner(base, trials.runs, context, datasets, trials.retry_diverged)
     try:

@@ -18,7 +18,7 @@ from edgevit.models.creation import create_model
 from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
 from edgevit.models.timm_models import check_model_name
 from edgevit.selection.candidates import MS_PER_GMAC, Candidate, measured, shortlist, sizes_of
-from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, meets, most_capable
+from edgevit.selection.choice import MOST_TIMINGS, ROOM, Choice, meets, most_capable, predicted_ms
 from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
 
@@ -27,6 +27,7 @@ STUDENT = "tiny_vit_5m_224"  # without a latency budget
 USUAL_SIZES = (96, 128, 160, 192, 224)
 SMALLEST_SHARE_OF_WEIGHTS = 0.35  # of the side that weights were trained at
 _DOUBT = "; the timings were disturbed, so try again on a quieter machine, too"
+FAR = 2.5  # larger students of other architectures are timed if they are predicted within this factor of the limit
 UNTIMED_SIDE = 160  # largest side of a student with weights from a file, without a latency budget
 
 
@@ -178,7 +179,7 @@ def students_within(
     most: int,
     where: str = "here",
 ) -> dict[Candidate, Timing]:
-    """The most capable student within the limits and smaller ones, each of another architecture; at most `most`.
+    """The most capable students within the limits, each of another architecture; at most `most`.
 
     Students with pretrained weights come first. Those with random weights fill the places that are left.
 
@@ -192,30 +193,42 @@ def students_within(
     within: dict[Candidate, Timing] = {}
     for group in dict.fromkeys(map(tuple, (*_groups(sources, None), shortlist()))):
         choices.append(most_capable(group, latency_ms, time, size_mib))
-        if (best := choices[-1].best) is not None:
-            within = _filled_up(
-                within, [each for each in group if each.macs <= best.macs], time, latency_ms, size_mib, most
-            )
+        if choices[-1].best is not None:
+            within = within_of_group(choices[-1], group, time, most, within)
     if not within:
         raise no_student(choices, latency_ms, size_mib, where)
     return within
 
 
-def with_smaller(
-    best: Candidate,
+def within_of_group(
+    choice: Choice,
     group: Sequence[Candidate],
     time: Callable[[Candidate], Timing],
-    latency_ms: float,
-    size_mib: float | None,
     most: int,
+    before: dict[Candidate, Timing] | None = None,
 ) -> dict[Candidate, Timing]:
-    """A student and smaller ones of a group that are within the limits, each of another architecture; at most `most`.
+    """Students of a group that are within the limits of a choice, the largest first; at most `most`.
+
+    Each is of another architecture. Between architectures, the expected latencies may be wrong by a factor of two on
+    another processor than theirs. So larger students than the best of the choice are timed too, one of each
+    architecture, if they are predicted within `FAR` of the limit.
 
     Args:
+        choice: with a best student.
         group: by rising MACs.
+        before: students of other groups, which stay.
     """
-    smaller = [each for each in group if each.macs < best.macs]
-    return _filled_up({best: time(best)}, smaller, time, latency_ms, size_mib, most)
+    assert choice.best is not None
+    limit_ms, timings = ROOM * choice.latency_ms, dict(choice.timings)
+    others, larger = {architecture(choice.best.model)}, list[Candidate]()
+    for candidate in group:
+        if candidate.macs > choice.best.macs and architecture(candidate.model) not in others:
+            others.add(architecture(candidate.model))
+            if predicted_ms(candidate, timings) <= FAR * limit_ms:
+                timings[candidate] = time(candidate)
+                larger.append(candidate)
+    fitting = [each for each in group if each.macs <= choice.best.macs or each in larger]
+    return _filled_up(before or {}, fitting, time, choice.latency_ms, choice.size_mib, most)
 
 
 def _filled_up(
