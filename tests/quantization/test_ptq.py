@@ -156,7 +156,7 @@ def test_tensorrts_dialect_keeps_relu_and_quantizes_no_output() -> None:
 
 
 def test_openvinos_dialect_spends_its_levels_where_the_values_are() -> None:
-    """What leaves a Relu is uint8 with zero point 0, what leaves a GELU and enters a product uint8, all else int8."""
+    """The output of a Relu is uint8 with zero point 0, that of a GELU before a product uint8, and all else int8."""
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8 for name in ("w", "v")}
     weights |= {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("p", "q")}

@@ -24,6 +24,12 @@ FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
     "body/convolutional": "a convolutional student",
     "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
 }
+PHOTO_STUDENTS = {  # the starts of benchmarks/photo_students.yaml
+    "pretrained": "MobileNetV2 at 128 px, ImageNet's weights",
+    "hybrid-body": "CoAtNet at 64 px, a body that learned from CIFAR-100",
+    "hybrid-random": "CoAtNet at 64 px, random weights",
+    "random": "EdgeNeXt at 128 px, random weights",
+}
 ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
 
@@ -111,6 +117,50 @@ def grocery_few_shot(result: Json) -> Iterator[Table]:
         tuple(rows),
         f"Draws: {draws}. The mean ± half of its 95% interval.",
     )
+
+
+def few_photos_epochs(result: Json) -> Iterator[Table]:
+    images = result["labelled_images"]
+    yield Table(
+        "epochs",
+        ("epochs", "images seen", "top-1, %", "points above 40 epochs"),
+        tuple(
+            (
+                epochs,
+                f"{int(epochs) * images:,}",
+                percents(row["mean"]),
+                NOTHING if not any(row["gain"]["each"]) else _points_with_draws(row["gain"]),
+            )
+            for epochs, row in result["epochs"].items()
+        ),
+        f"{images} labelled photos; the mean of {result['draws']} draws, and the least and the largest gain. "
+        f"The teacher has {percents(result['teacher']['mean'])}%.",
+    )
+
+
+def photo_students(result: Json) -> Iterator[Table]:
+    rows = [("teacher", millions(result["teacher"]["params"]), percents(result["teacher"]["mean"]), NOTHING, NOTHING)]
+    rows += [
+        (
+            PHOTO_STUDENTS[name],
+            millions(row["params"]),
+            percents(row["float"]["mean"]),
+            percents(row["int8"]["mean"]),
+            _points_with_draws(row["behind"]),
+        )
+        for name, row in result["students"].items()
+    ]
+    yield Table(
+        "students",
+        ("model", "parameters", "top-1, %", "INT8, %", "points behind the teacher"),
+        tuple(rows),
+        f"The mean of {result['draws']} draws; of the points, the least and the largest too. Points are those of INT8.",
+    )
+
+
+def _points_with_draws(gain: Json) -> str:
+    low, high = (fixed(1, signed=True)(bound) for bound in (min(gain["each"]), max(gain["each"])))
+    return f"{fixed(1, signed=True)(gain['mean'])} ({low} to {high})"
 
 
 def unbalanced_classes(result: Json) -> Iterator[Table]:
