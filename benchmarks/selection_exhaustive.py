@@ -42,7 +42,7 @@ from benchmarks.common import children_cpu_s, publish
 from edgevit import pipeline
 from edgevit.actions.init_recipe import usual_epochs
 from edgevit.actions.short_trainings import SELECTED, TrialRunner, TrialStages, train_in_rounds, trainings_of
-from edgevit.actions.student_choice import deployed_form, within_of_group
+from edgevit.actions.student_choice import deployed_form, students_of_group
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Distill, Export, Quantize, Recipe, Select, Train
@@ -330,7 +330,7 @@ def _row(
     group = tuple(timings)
     choice = most_capable(group, budget_ms, time_once)
     assert choice.best is not None, "the budgets are those that students meet"
-    within = within_of_group(choice, group, time_once, asked.students)
+    within = students_of_group(choice, group, time_once, asked.students)
     outcome = run.in_rounds(tuple(within), asked.images, budget_ms)
     timings_cpu_s = sum(run.costs.of[f"timing/{candidate.model}"] for candidate in timed_here)
     models, winner = exhaustive["models"], outcome["winner"]

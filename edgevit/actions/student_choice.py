@@ -194,13 +194,13 @@ def students_within(
     for group in dict.fromkeys(map(tuple, (*_groups(sources, None), shortlist()))):
         choices.append(most_capable(group, latency_ms, time, size_mib))
         if choices[-1].best is not None:
-            within = within_of_group(choices[-1], group, time, most, within)
+            within = students_of_group(choices[-1], group, time, most, within)
     if not within:
         raise no_student(choices, latency_ms, size_mib, where)
     return within
 
 
-def within_of_group(
+def students_of_group(
     choice: Choice,
     group: Sequence[Candidate],
     time: Callable[[Candidate], Timing],
