@@ -123,7 +123,7 @@ def few_photos_epochs(result: Json) -> Iterator[Table]:
     images = result["labelled_images"]
     yield Table(
         "epochs",
-        ("epochs", "images seen", "top-1, %", "points above 40 epochs"),
+        ("epochs", "images seen", "top-1, %", "points gained"),
         tuple(
             (
                 epochs,
