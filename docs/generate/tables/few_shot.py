@@ -24,12 +24,6 @@ FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
     "body/convolutional": "a convolutional student",
     "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
 }
-PHOTO_STUDENTS = {  # the starts of benchmarks/photo_students.yaml
-    "pretrained": "MobileNetV2 at 128 px, ImageNet's weights",
-    "hybrid-body": "CoAtNet at 64 px, a body that learned from CIFAR-100",
-    "hybrid-random": "CoAtNet at 64 px, random weights",
-    "random": "EdgeNeXt at 128 px, random weights",
-}
 ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
 
@@ -135,26 +129,6 @@ def few_photos_epochs(result: Json) -> Iterator[Table]:
         ),
         f"{images} labelled photos; the mean of {result['draws']} draws, and the least and the largest gain. "
         f"The teacher has {percents(result['teacher']['mean'])}%.",
-    )
-
-
-def photo_students(result: Json) -> Iterator[Table]:
-    rows = [("teacher", millions(result["teacher"]["params"]), percents(result["teacher"]["mean"]), NOTHING, NOTHING)]
-    rows += [
-        (
-            PHOTO_STUDENTS[name],
-            millions(row["params"]),
-            percents(row["float"]["mean"]),
-            percents(row["int8"]["mean"]),
-            _points_with_draws(row["behind"]),
-        )
-        for name, row in result["students"].items()
-    ]
-    yield Table(
-        "students",
-        ("model", "parameters", "top-1, %", "INT8, %", "points behind the teacher"),
-        tuple(rows),
-        f"The mean of {result['draws']} draws; of the points, the least and the largest too. Points are those of INT8.",
     )
 
 
