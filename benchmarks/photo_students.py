@@ -1,10 +1,10 @@
 """Where a student for photos of ten classes should start from, with five labelled photos of each and 391 others.
 
-    python -m benchmarks.photo_students GROCERY WEIGHTS SMALL BODY [--draws 3] [--runs runs]
+    python -m benchmarks.photo_students GROCERY WEIGHTS BODY [--draws 3] [--runs runs]
 
-GROCERY is the folder of the Grocery Store Dataset. WEIGHTS are EfficientNet-Lite2's and SMALL MobileNetV2's
-(imagenet_mobilenetv2.py). BODY is the model.safetensors of `body/a` of recipes/cifar10-10way-5shot.yaml, which has
-learned the teacher's features from CIFAR-100 and has seen no photo. photo_students.yaml holds the chain.
+GROCERY is the folder of the Grocery Store Dataset, and WEIGHTS are EfficientNet-Lite2's, the teacher's. BODY is the
+model.safetensors of `body/a` of recipes/cifar10-10way-5shot.yaml, which has learned this teacher's features from
+CIFAR-100 and has seen no photo. photo_students.yaml holds the chain.
 
 Each draw takes other labelled photos, and other seeds of the trainings. The test photos choose nothing. `behind` are
 the points that a student is behind its teacher. A run that was stopped goes on.
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from benchmarks.common import ROOT, publish
-from benchmarks.imagenet_networks import NETWORKS
 from benchmarks.pretraining import paired_interval
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
@@ -33,7 +32,7 @@ TEACHER = "accuracy/teacher"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("grocery", "weights", "small", "body"):
+    for name in ("grocery", "weights", "body"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -54,13 +53,10 @@ def main() -> None:
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
-    small = NETWORKS["mobilenetv2"]
     settings = [
         f"datasets.photos.path={asked.grocery.absolute()}",
         f"datasets.photos.few_shot.draw={draw}",
         f"stages.backbone.weights={asked.weights.absolute()}",
-        f"stages.imagenet.weights={small.weights(asked.small, asked.runs)}",
-        f"stages.imagenet.model_args={small.model_args}",
         f"stages.body.weights={asked.body.absolute()}",
     ]
     recipe = load_recipe(RECIPE, settings)
