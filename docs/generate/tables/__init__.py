@@ -41,6 +41,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "omniglot_episodes": few_shot.omniglot_episodes,
     "outliers": compression.outliers,
     "overhead": whole_path.spreads,
+    "photo_students": few_shot.photo_students,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,
     "quantization_gate": compression.quantization_gate,

@@ -24,6 +24,11 @@ FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
     "body/convolutional": "a convolutional student",
     "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
 }
+PHOTO_STUDENTS = {  # the starts of benchmarks/photo_students.yaml
+    "hybrid-body": "CoAtNet at 64 px, a body that learned from CIFAR-100",
+    "hybrid-random": "CoAtNet at 64 px, random weights",
+    "random": "EdgeNeXt at 128 px, random weights",
+}
 ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
 
@@ -132,9 +137,30 @@ def few_photos_epochs(result: Json) -> Iterator[Table]:
     )
 
 
-def _points_with_draws(gain: Json) -> str:
-    low, high = (fixed(1, signed=True)(bound) for bound in (min(gain["each"]), max(gain["each"])))
-    return f"{fixed(1, signed=True)(gain['mean'])} ({low} to {high})"
+def photo_students(result: Json) -> Iterator[Table]:
+    rows = [("teacher", millions(result["teacher"]["params"]), percents(result["teacher"]["mean"]), NOTHING, NOTHING)]
+    rows += [
+        (
+            PHOTO_STUDENTS[name],
+            millions(row["params"]),
+            percents(row["float"]["mean"]),
+            percents(row["int8"]["mean"]),
+            _points_with_draws(row["behind"], signed=False),
+        )
+        for name, row in result["students"].items()
+    ]
+    yield Table(
+        "students",
+        ("model", "parameters", "top-1, %", "INT8, %", "points behind the teacher"),
+        tuple(rows),
+        f"The mean of {result['draws']} draws; of the points, the least and the largest too. Points are those of INT8.",
+    )
+
+
+def _points_with_draws(gain: Json, signed: bool = True) -> str:
+    """The mean in points, with the least and the largest of the draws."""
+    shown = fixed(1, signed=signed)
+    return f"{shown(gain['mean'])} ({shown(min(gain['each']))} to {shown(max(gain['each']))})"
 
 
 def unbalanced_classes(result: Json) -> Iterator[Table]:
