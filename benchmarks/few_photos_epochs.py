@@ -13,15 +13,13 @@ that `init` writes. `gain` are the points above the shortest training, paired by
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.common import ROOT, publish
+from benchmarks.draws import accuracy, paired, seeded
 from benchmarks.imagenet_networks import NETWORKS
-from benchmarks.pretraining import paired_interval
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -42,18 +40,18 @@ def main() -> None:
     made: list[dict[str, Artifact]] = []
     for draw in range(asked.draws):
         made.append(pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()))
-        accuracies = {
-            id.removeprefix(EVALUATION): [_top1(one[id]) for one in made] for id in made[0] if id.startswith(EVALUATION)
-        }
-        teacher = [_top1(one["acc/t/teacher"]) for one in made]
+        accuracies = {id.removeprefix(EVALUATION): accuracy(made, id) for id in made[0] if id.startswith(EVALUATION)}
         shortest = next(iter(accuracies.values()))
         publish(
             "few_photos_epochs",
             {
                 "draws": len(made),
                 "labelled_images": made[0]["photos.support"].metrics["images"],
-                "teacher": {"mean": statistics.mean(teacher), "each": teacher},
-                "epochs": {epochs: _row(each, shortest) for epochs, each in accuracies.items()},
+                "teacher": accuracy(made, "acc/t/teacher"),
+                "epochs": {
+                    epochs: {**found, "gain": paired(found, shortest, scale=100)}
+                    for epochs, found in accuracies.items()
+                },
             },
         )
 
@@ -66,19 +64,7 @@ def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
         f"stages.mobile.weights={small.weights(asked.small, asked.runs)}",
         f"stages.mobile.model_args={small.model_args}",
     ]
-    recipe = load_recipe(RECIPE, settings)
-    seeded = [stage.model_copy(update={"seed": draw}) if stage.stage == "distill" else stage for stage in recipe.stages]
-    return recipe.model_copy(update={"stages": tuple(seeded)})
-
-
-def _top1(evaluation: Artifact) -> float:
-    return float(evaluation.metrics["top1"]["value"])
-
-
-def _row(each: list[float], shortest: list[float]) -> dict[str, Any]:
-    gains = [100 * (one - other) for one, other in zip(each, shortest, strict=True)]
-    gain = {"mean": statistics.mean(gains), "each": gains, "interval": paired_interval(gains)}
-    return {"mean": statistics.mean(each), "each": each, "gain": gain}
+    return seeded(load_recipe(RECIPE, settings), draw, ("distill",))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ the points that a student is behind its teacher. A run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.common import ROOT, publish
-from benchmarks.pretraining import paired_interval
+from benchmarks.draws import accuracy, paired, seeded
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -46,7 +45,7 @@ def main() -> None:
             "photo_students",
             {
                 "draws": len(made),
-                "teacher": {**_accuracy(made, TEACHER), **_costs(made[0]["backbone"])},
+                "teacher": {**accuracy(made, TEACHER), **_costs(made[0]["backbone"])},
                 "students": {name: {**_costs(made[0][f"student/{name}"]), **_student(made, name)} for name in rows},
             },
         )
@@ -59,22 +58,13 @@ def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
         f"stages.backbone.weights={asked.weights.absolute()}",
         f"stages.body.weights={asked.body.absolute()}",
     ]
-    recipe = load_recipe(RECIPE, settings)
-    seeded = [stage.model_copy(update={"seed": draw}) if stage.stage == "distill" else stage for stage in recipe.stages]
-    return recipe.model_copy(update={"stages": tuple(seeded)})
+    return seeded(load_recipe(RECIPE, settings), draw, ("distill",))
 
 
 def _student(made: list[dict[str, Artifact]], name: str) -> dict[str, Any]:
     """A student's accuracy in float and in INT8, and the points that it is behind its teacher in each draw."""
-    float_, int8 = (_accuracy(made, f"accuracy/{form}/{name}") for form in ("student", "int8"))
-    behind = [100 * (one - other) for one, other in zip(_accuracy(made, TEACHER)["each"], int8["each"], strict=True)]
-    points = {"mean": statistics.mean(behind), "each": behind, "interval": paired_interval(behind)}
-    return {"float": float_, "int8": int8, "behind": points}
-
-
-def _accuracy(made: list[dict[str, Artifact]], evaluation: str) -> dict[str, Any]:
-    each = [float(one[evaluation].metrics["top1"]["value"]) for one in made]
-    return {"mean": statistics.mean(each), "each": each}
+    float_, int8 = (accuracy(made, f"accuracy/{form}/{name}") for form in ("student", "int8"))
+    return {"float": float_, "int8": int8, "behind": paired(accuracy(made, TEACHER), int8, scale=100)}
 
 
 def _costs(checkpoint: Artifact) -> dict[str, Any]:

@@ -18,15 +18,14 @@ the same. Accuracies are those of the test images, which choose nothing.
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.common import ROOT, publish
+from benchmarks.draws import accuracy, paired, seeded
 from benchmarks.imagenet_networks import NETWORKS
-from benchmarks.pretraining import paired_interval
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -80,20 +79,14 @@ def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
         f"stages.imagenet.weights={small.weights(asked.weights, asked.runs)}",
         f"stages.imagenet.model_args={small.model_args}",
     ]
-    recipe = load_recipe(RECIPE, settings)
-    seeded = [stage.model_copy(update={"seed": draw}) if stage.stage in TRAINS else stage for stage in recipe.stages]
-    return recipe.model_copy(update={"stages": tuple(seeded)})
+    return seeded(load_recipe(RECIPE, settings), draw, TRAINS)
 
 
 def _gains(made: list[dict[str, Artifact]], model: str, start: str, base: str) -> dict[str, Any]:
     """The accuracy of each draw, the mean, and the differences from the chain without pre-training."""
-    each, before = (
-        [float(one[f"accuracy/{model}/{name}"].metrics["top1"]["value"]) for one in made] for name in (start, base)
-    )
-    row = {"mean": statistics.mean(each), "each": each}
+    row = accuracy(made, f"accuracy/{model}/{start}")
     if start != base:
-        gains = [one - other for one, other in zip(each, before, strict=True)]
-        row["gain"] = {"mean": statistics.mean(gains), "each": gains, "interval": paired_interval(gains)}
+        row["gain"] = paired(row, accuracy(made, f"accuracy/{model}/{base}"))
     return row
 
 

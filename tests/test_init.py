@@ -126,11 +126,7 @@ def test_images_and_classes_decide_on_the_gate_and_the_losses(
     counts: dict[str, int], validation: str | None, standardized: bool, tmp_path: Path
 ) -> None:
     """Without a pool, the logits are standardized, unless class weights need a larger share of the labels."""
-    file = tmp_path / "test_efficientnet.safetensors"
-    save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
-    status, said = init(photos(tmp_path / "photos", counts), "--weights", file, "--student", "test_vit")
-    assert status == 0, said
-    recipe = load_recipe(tmp_path / "new.yaml")
+    recipe = taught_recipe(tmp_path, counts)
     assert quantize_of(recipe).validation == validation
     assert quantize_of(recipe).max_top1_drop == (None if validation is None else 0.02)
     taught = [("soft", 9.0, True), ("cross_entropy", 0.1, False)]
@@ -149,15 +145,20 @@ def test_images_and_classes_decide_on_the_gate_and_the_losses(
 def test_unlabelled_images_have_their_share_of_a_batch_and_decide_only_if_they_are_many(
     counts: dict[str, int], expected: list[tuple[str, float]], tmp_path: Path
 ) -> None:
-    file = tmp_path / "test_efficientnet.safetensors"
-    save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
-    status, said = init(photos(tmp_path / "photos", counts), "--weights", file, "--student", "test_vit")
-    assert status == 0, said
-    recipe = load_recipe(tmp_path / "new.yaml")
+    recipe = taught_recipe(tmp_path, counts)
     student = next(stage for stage in recipe.stages if isinstance(stage, Distill))
     assert [(stream.data, stream.share) for stream in student.streams] == expected
     assert quantize_of(recipe).calibration == expected[0][0]
     assert student.objectives[0].standardize is (expected[0][0] == "photos.train")
+
+
+def taught_recipe(folder: Path, counts: dict[str, int]) -> Recipe:
+    """The recipe of `init` for so many images a class, with a teacher from a file of weights."""
+    file = folder / "test_efficientnet.safetensors"
+    save_file(create_model("test_efficientnet", 1000).module.state_dict(), file)
+    status, said = init(photos(folder / "photos", counts), "--weights", file, "--student", "test_vit")
+    assert status == 0, said
+    return load_recipe(folder / "new.yaml")
 
 
 def quantize_of(recipe: Recipe) -> Quantize:
