@@ -36,6 +36,7 @@ FAMILIES = {
     "XCiT": ["xcit_nano_12_p16_224"],
     "GhostNet": ["ghostnetv2_100"],
     "StarNet": ["starnet_s1"],
+    "CoAtNet": ["coatnet_1m"],
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgevit.actions.student_choice import deployed_form
+from edgevit.actions.student_choice import deployed_form, sizes_of_bodies
 from edgevit.context import Context
 from edgevit.selection import kept
 from edgevit.selection.candidates import Candidate, shortlist
@@ -34,11 +34,11 @@ def machine(slower: float, scatter: float = 0.0, overhead_ms: float = 0.0) -> Ca
 
 
 def keep_timings(num_classes: int, form: DeployedForm | None = None) -> None:
-    """Keep the timing of every student of the shortlist, as fast as on the measured machine.
+    """Keep the timing of every student of the shortlist and of every body, as fast as on the measured machine.
 
     Args:
         form: the form that is timed; that of `init` if None.
     """
-    for candidate in shortlist():
+    for candidate in (*shortlist(), *sizes_of_bodies()):
         student = Student(model=candidate.model, image_size=candidate.image_size, num_classes=num_classes)
         kept.keep(student, form or deployed_form("local-cpu"), machine(1)(candidate), Context())

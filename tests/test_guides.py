@@ -89,10 +89,7 @@ NOT_HERE = {
 }
 
 # Settings that make a run short and keep it away from the hub. Everything else is as the reader types it.
-SMALL_PHOTOS = (
-    "--set stages.student.model=edgenext_xx_small --set stages.student.image_size=64 --set stages.student.epochs=1 "
-    "--anyway"
-)
+SMALL_PHOTOS = "--set stages.start.image_size=64 --set stages.student.epochs=1 --anyway"
 SMALL_QUICKSTART = "--set stages.student.epochs=1 --set datasets.glyphs.samples_per_class=20"
 PRETRAIN_METHODS = (
     "dino", "esvit", "simclr", "moco", "pirl", "byol", "mae", "sit", "fcmae", "rotation", "jigsaw",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from edgevit.actions.early_checks import check_before_run
 from edgevit.actions.early_latency import deployed_chain, student_of
-from edgevit.actions.student_choice import deployed_form, rounded_up, weights_from
+from edgevit.actions.student_choice import UNTIMED_SIDE, deployed_form, rounded_up, sizes_of_bodies, weights_from
 from edgevit.cli import app
 from edgevit.configs import Compile, Distill, Export, Profile, Quantize, Recipe
 from edgevit.context import Context
@@ -45,7 +45,9 @@ def init(folder: Path, *options: object, out: str = "new.yaml") -> tuple[int, st
     return answer.exit_code, answer.output
 
 
-def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> None:
+def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many images, students with random weights come before bodies."""
+    monkeypatch.setattr("edgevit.actions.student_choice.IMAGES_FOR_A_BODY", 0)
     folder = photos(tmp_path / "My Photos", {"a": 12, "it's": 12})
     students = {}
     for budget_ms in (1, 3):
@@ -72,6 +74,37 @@ def test_the_student_follows_the_budget(tmp_path: Path, known_machine: None) -> 
         assert chosen == within[-1]
 
 
+def test_on_few_images_a_student_starts_from_a_body_at_the_largest_size_within_the_budget(
+    tmp_path: Path, known_machine: None
+) -> None:
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    sizes = sizes_of_bodies()
+    for candidate in sizes:
+        budget_ms = 1.001 * machine(1)(candidate).p50_high_ms / ROOM
+        status, said = init(folder, "--latency-ms", budget_ms, "--force")
+        assert status == 0, said
+        assert f"student: {candidate}, " in said
+        assert f"starts from body: {candidate.model}, which comes with edgevit" in said
+        start = next(stage for stage in load_recipe(tmp_path / "new.yaml").stages if stage.name() == "load")
+        assert (start.model, start.image_size, start.pretrained) == (candidate.model, candidate.image_size, True)
+    assert init(folder, "--force")[0] == 0
+    start = next(stage for stage in load_recipe(tmp_path / "new.yaml").stages if stage.name() == "load")
+    largest = [candidate for candidate in sizes if candidate.image_size <= UNTIMED_SIDE][-1]
+    assert (start.model, start.image_size) == (largest.model, largest.image_size)
+
+
+@pytest.mark.parametrize(("limit", "starts"), [(24, True), (10, False)], ids=["few", "many"])
+def test_only_the_images_that_a_student_learns_from_count_as_many(
+    limit: int, starts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a teacher, these are the labelled ones."""
+    monkeypatch.setattr("edgevit.actions.student_choice.IMAGES_FOR_A_BODY", limit)
+    folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
+    unlabelled = photos(tmp_path / "more", {"x": 30})
+    assert init(folder, "--unlabelled", unlabelled)[0] == 0
+    assert ("load" in {stage.name() for stage in load_recipe(tmp_path / "new.yaml").stages}) == starts
+
+
 def test_a_budget_that_no_student_meets_is_a_plain_no(tmp_path: Path, known_machine: None) -> None:
     folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
     with pytest.raises(CheckFailed) as caught:
@@ -79,7 +112,8 @@ def test_a_budget_that_no_student_meets_is_a_plain_no(tmp_path: Path, known_mach
             app, ["init", str(folder), "--offline", "--latency-ms", "0.1", "--out", str(tmp_path / "new.yaml")],
             catch_exceptions=False,
         )  # fmt: skip
-    least = rounded_up(1.02 * shortlist()[0].expected_ms / ROOM)
+    fastest_ms = min(candidate.expected_ms for candidate in (*shortlist(), *sizes_of_bodies()))
+    least = rounded_up(1.02 * fastest_ms / ROOM)
     assert f"--latency-ms {least:g} can be met" in str(caught.value)
     assert caught.value.exit_code == 1
     assert not (tmp_path / "new.yaml").exists()
@@ -90,7 +124,7 @@ def test_without_weights_the_student_learns_from_labels_alone(tmp_path: Path) ->
     folder = photos(tmp_path / "photos", {"a": 12, "b": 12})
     status, said = init(folder, "--student", "test_vit")
     assert status == 0, said
-    assert "no pretrained weights (--offline)" in said
+    assert "no large pretrained model (--offline)" in said
     recipe = load_recipe(tmp_path / "new.yaml")
     assert [stage.name() for stage in recipe.stages][:2] == ["train", "evaluate"]
 

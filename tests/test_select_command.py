@@ -50,7 +50,14 @@ from edgevit.actions.short_trainings import (
     train_in_rounds,
     trial_stages,
 )
-from edgevit.actions.student_choice import ChosenStudent, Weights, WeightSources, architecture, students_within
+from edgevit.actions.student_choice import (
+    ChosenStudent,
+    Weights,
+    WeightSources,
+    architecture,
+    sizes_of_bodies,
+    students_within,
+)
 from edgevit.actions.training_time import images_of_epoch
 from edgevit.cli import app
 from edgevit.configs import Distill, Evaluate, Quantize, Select, Train
@@ -72,7 +79,7 @@ from tests.known_machine import keep_timings, machine
 from tests.said import Said
 from tests.test_files import photos
 
-OFFLINE = WeightSources(offline=True)
+OFFLINE = WeightSources(offline=True, prefers_bodies=False)
 ROOT = Path(__file__).parents[1]
 
 
@@ -100,11 +107,17 @@ def test_an_architecture_that_is_faster_here_than_expected_is_not_overlooked() -
     assert within.keys() - {next(iter(within))} <= students_within(OFFLINE, machine(1), 2.5, None, 3).keys()
 
 
+def test_students_that_start_from_a_body_come_first_and_larger_ones_fill_up() -> None:
+    first, *others = students_within(WeightSources(offline=True), machine(1), 3.0, None, 4)
+    assert first == [size for size in sizes_of_bodies() if machine(1)(size).p50_high_ms <= ROOM * 3.0][-1]
+    assert others == list(students_within(OFFLINE, machine(1), 3.0, None, 3))
+
+
 def test_random_students_fill_the_places_that_a_file_of_weights_leaves(tmp_path: Path) -> None:
     """Without this, the file's own network at a smaller size is compared with nothing."""
     file = tmp_path / "resnet10t.safetensors"
     file.touch()
-    sources = WeightSources(Weights("resnet10t", file), offline=True)
+    sources = WeightSources(Weights("resnet10t", file), offline=True, prefers_bodies=False)
     first, *others = students_within(sources, machine(1), 12.0, None, 4)
     assert first.model == "resnet10t"
     assert others == list(students_within(OFFLINE, machine(1), 12.0, None, 3))

@@ -40,6 +40,7 @@ from edgevit.latency_model.kernels import kernels_of
 from edgevit.latency_model.unit_costs import Floats, MeasuredUnits, units_of
 from edgevit.model_file import TargetInfo
 from edgevit.models import catalogue
+from edgevit.models.bodies import is_body
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.measure import valid_measurement
 from edgevit.runtimes.base import SessionOptions
@@ -161,8 +162,8 @@ def forms_of_receipts(folder: Path, earlier: Calibration, say: Callable[[str], N
 
 
 def spread_models(count: int) -> list[str]:
-    """Names of so many models of the catalogue, spread over its sizes."""
-    names = [entry.name for entry in catalogue.read()]
+    """Names of so many models of the catalogue without the bodies, spread over its sizes."""
+    names = [entry.name for entry in catalogue.read() if not is_body(entry.name)]
     places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
     return [names[place] for place in places]
 

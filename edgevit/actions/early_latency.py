@@ -28,6 +28,7 @@ from edgevit.configs import (
 )
 from edgevit.context import Context
 from edgevit.errors import CheckFailed, listed
+from edgevit.models.bodies import is_body
 from edgevit.report.deployed import ModelInLine, deployed_model, line_of, names_teacher
 from edgevit.selection.kept import timed
 from edgevit.selection.records import DeployedForm, Student, Timing
@@ -191,13 +192,14 @@ def _too_slow(chain: DeployedChain, student: Student, timing: Timing, limit_ms: 
 
 def _advice(chain: DeployedChain, student: Student, limit_ms: float, context: Context) -> str:
     """Students that would meet the budget, as timed, and the way to go on regardless."""
-    from edgevit.actions.student_choice import timer
+    from edgevit.actions.student_choice import sizes_of_bodies, timer
     from edgevit.selection.candidates import shortlist
     from edgevit.selection.choice import most_capable
 
     context.progress.say(f"students within {limit_ms:g} ms, timed untrained:")
     time = timer(student.num_classes, chain.form, context)
-    choice = most_capable(shortlist(), limit_ms, time, most=ADVISED_TIMINGS)
+    candidates = sizes_of_bodies() if is_body(student.model) else shortlist()
+    choice = most_capable(candidates, limit_ms, time, most=ADVISED_TIMINGS)
     anyway = "--anyway runs it all the same"
     if choice.best is None:
         return f"raise budget.latency_ms; {anyway}"

@@ -225,6 +225,7 @@ def look_at_folder(options: InitOptions, context: Context) -> Findings:
     form.machine(context)  # refuses a target that is not there
     sources = weights_from(options.weights, options.teacher, options.student, options.offline)
     images, say = _look_at_images(options, sources.teacher is not None, context), context.progress.say
+    sources = sources.for_images(sum(images.counts) if sources.teacher else images.counts[0])
     say(_about_images(images))
     say(_about_weights(sources))
     datasets = dataset_artifacts({"photos": images.config}, Path.cwd(), images.roles, progress=context.progress)
@@ -346,7 +347,7 @@ def _about_images(images: _Images) -> str:
 def _about_weights(sources: WeightSources) -> str:
     if sources.teacher is None:
         where = "--offline" if sources.offline else "the hub does not answer"
-        return f"no pretrained weights ({where}): --weights FILE takes weights of any timm model, for more accuracy"
+        return f"no large pretrained model ({where}): --weights FILE takes weights of any timm model, for more accuracy"
     return f"teacher: {sources.teacher}"
 
 
@@ -357,7 +358,9 @@ def _about_student(options: InitOptions, student: ChosenStudent) -> list[str]:
     timing = student.timing
     chosen = f"student: {student.candidate}, {timing.p50_ms:.3g} of {options.latency_ms:g} ms, {start}"
     larger = student.choice.next_larger()
-    if larger is None:
+    if larger is None and options.student is None and student.start is not None and student.start.is_body:
+        lines = [chosen, "    bodies have no larger size; --student NAME takes another model"]
+    elif larger is None:
         lines = [chosen, "    no larger student of the shortlist is expected to meet it"]
     else:
         larger_ms = student.choice.timings[larger].p50_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from edgevit.configs import Export, Profile, Quantize
 from edgevit.configs.targets import LOCAL_GPU
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, CheckFailed, RecipeError
-from edgevit.models import catalogue
+from edgevit.models import bodies, catalogue
 from edgevit.models.cost import macs_of
 from edgevit.models.creation import create_model
 from edgevit.models.pretrained import can_be_had, check_pretrained, model_of_weights
@@ -28,6 +28,7 @@ USUAL_SIZES = (96, 128, 160, 192, 224)
 SMALLEST_SHARE_OF_WEIGHTS = 0.35  # of the side that weights were trained at
 _DOUBT = "; the timings were disturbed, so try again on a quieter machine, too"
 FAR = 2.5  # larger students of other architectures are timed if they are predicted within this factor of the limit
+IMAGES_FOR_A_BODY = 10_000  # to train on; with more, larger students with random weights come before a body
 UNTIMED_SIDE = 160  # largest side of a student with weights from a file, without a latency budget
 
 
@@ -42,7 +43,14 @@ class Weights:
     def architecture(self) -> str:
         return architecture(self.model)
 
+    @property
+    def is_body(self) -> bool:
+        """Whether the weights come with edgevit."""
+        return self.file is None and bodies.is_body(self.model)
+
     def __str__(self) -> str:
+        if self.is_body:
+            return f"body: {self.model}, which comes with edgevit"
         return f"{self.model}, weights of timm" if self.file is None else f"{self.model}, weights of {self.file.name}"
 
 
@@ -54,11 +62,17 @@ class WeightSources:
         file: weights that the user gave.
         offline: nothing is asked of the hub.
         asked_teacher: the teacher that the user named.
+        prefers_bodies: students that start from a body come before larger ones with random weights. See `for_images`.
     """
 
     file: Weights | None = None
     offline: bool = False
     asked_teacher: str | None = None
+    prefers_bodies: bool = True
+
+    def for_images(self, count: int) -> WeightSources:
+        """The sources for a number of images to train on: with many, a larger student learns to see from them."""
+        return replace(self, prefers_bodies=count <= IMAGES_FOR_A_BODY)
 
     @cached_property
     def teacher(self) -> Weights | None:
@@ -148,7 +162,7 @@ def choose_student(
     size_mib: float | None,
     where: str = "here",
 ) -> ChosenStudent:
-    """The most capable student within the limits. Students with pretrained weights come before all others.
+    """The most capable student within the limits. See `_groups` for which students come before others.
 
     Args:
         asked: the student that the user named; its image size is still chosen.
@@ -181,7 +195,7 @@ def students_within(
 ) -> dict[Candidate, Timing]:
     """The most capable students within the limits, each of another architecture; at most `most`.
 
-    Students with pretrained weights come first. Those with random weights fill the places that are left.
+    Students with pretrained weights come first, then bodies. Those with random weights fill the places that are left.
 
     Args:
         time, where: see `choose_student`.
@@ -315,24 +329,31 @@ def architecture(model: str) -> str:
 
 
 def _groups(sources: WeightSources, asked: str | None) -> Iterator[Sequence[Candidate]]:
-    """Candidates by rising MACs: first those with pretrained weights, then those with random ones."""
+    """Candidates by rising MACs: those with weights of timm or of a file, then bodies, then those with random ones."""
     if asked is not None:
-        yield _sizes_of_model(asked, sources)
+        yield _sizes_of_model(asked)
         return
     names = [entry.name for entry in catalogue.read()]
-    pretrained = shortlist([name for name in names if can_be_had(name, sources.offline)])
-    of_file = _sizes_of_model(sources.file.model, sources) if sources.file is not None and not pretrained else ()
-    yield from filter(None, (pretrained, of_file))
-    if not pretrained:
-        yield shortlist()
+    of_timm = shortlist([name for name in names if can_be_had(name, sources.offline) and not bodies.is_body(name)])
+    of_file = _sizes_of_model(sources.file.model) if sources.file is not None and not of_timm else ()
+    untaught = () if of_timm else shortlist()
+    last = (sizes_of_bodies(), untaught) if sources.prefers_bodies else (untaught, sizes_of_bodies())
+    yield from filter(None, (of_timm, of_file, *last))
 
 
-def _sizes_of_model(model: str, sources: WeightSources) -> Sequence[Candidate]:
+def sizes_of_bodies() -> tuple[Candidate, ...]:
+    """Students that start from a body, by rising MACs."""
+    sizes = (size for body in bodies.read() for size in _sizes_of_model(body.name))
+    return tuple(sorted(sizes, key=lambda candidate: candidate.macs))
+
+
+def _sizes_of_model(model: str) -> Sequence[Candidate]:
     """One model at each size that it can take."""
     entry = next((entry for entry in catalogue.read() if entry.name == architecture(model)), None)
-    row = next((row for row in measured() if row.name == architecture(model)), None)
-    if entry is not None and row is not None:
-        largest = Candidate(model=model, image_size=row.image_size, macs=entry.macs, expected_ms=row.latency_ms)
+    if entry is not None:
+        row = next((row for row in measured() if row.name == entry.name), None)
+        expected_ms = row.latency_ms if row is not None else entry.macs / 1e9 * MS_PER_GMAC
+        largest = Candidate(model=model, image_size=entry.default_size, macs=entry.macs, expected_ms=expected_ms)
         return tuple(sizes_of(largest, entry.tested_sizes))
     built = create_model(model, None)
     side = built.preprocess.height
@@ -343,11 +364,14 @@ def _sizes_of_model(model: str, sources: WeightSources) -> Sequence[Candidate]:
 
 
 def _without_budget(groups: Sequence[Sequence[Candidate]], sources: WeightSources, asked: str | None) -> Candidate:
-    """The student that the user named, or a model with the weights of the file, or the usual student."""
+    """The student that the user named, or the usual one, or a model with the weights of the file, or a body.
+
+    With many images and no pretrained weights, it is the usual one with random weights.
+    """
     if asked is not None:
         return groups[0][-1]
-    if sources.file is not None and not can_be_had(STUDENT, sources.offline):
+    if not can_be_had(STUDENT, sources.offline) and (sources.file is not None or sources.prefers_bodies):
         small = [candidate for candidate in groups[0] if candidate.image_size <= UNTIMED_SIDE]
         return (small or list(groups[0]))[-1]
-    (usual,) = _sizes_of_model(STUDENT, sources)[-1:]
+    (usual,) = _sizes_of_model(STUDENT)[-1:]
     return usual

@@ -69,7 +69,7 @@ def load(
             of a timm model. A name that is also a file or a folder here is refused: "./NAME" is the file or folder.
         classes: class names in the order of the outputs. A timm model gets as many outputs. A model that is read from
             a file is given these names.
-        pretrained: take the weights that timm knows for this model; random weights otherwise.
+        pretrained: take the weights that timm knows for this model, or that come with edgevit; random ones otherwise.
         weights: a .safetensors file, or a .pth file of tensors alone.
         image_size: side of the input in pixels; the model's own by default.
         options: more options of the stage `load`, such as `model_args` or `num_classes`.

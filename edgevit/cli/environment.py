@@ -11,6 +11,8 @@ from edgevit.cli.findings import print_findings
 from edgevit.cli.options import JsonFlag, number
 from edgevit.cli.output import echo, next_command, print_json, print_table
 
+SHOWN_OF_BODY = {"licence", "teacher", "learned_from"}  # with --json
+
 
 def doctor(as_json: JsonFlag = False) -> None:
     """Check the installation, the runtimes and the devices, and print the command that fixes each gap.
@@ -43,8 +45,11 @@ def models(
 ) -> None:
     """List compact students: parameters, MACs at the default input size, license and tested input sizes.
 
+    The weights of a body come with edgevit: a student that starts from it needs no network.
+
     Example: edgevit models vit --max-params 6
     """
+    from edgevit.models import bodies
     from edgevit.models.catalogue import read
 
     entries = [
@@ -55,7 +60,8 @@ def models(
         and (image_size is None or image_size in entry.tested_sizes)
     ]
     if as_json:
-        print_json([entry.model_dump() for entry in entries])
+        of_body = {body.name: body.model_dump(include=SHOWN_OF_BODY) for body in bodies.read()}
+        print_json([{**entry.model_dump(), "body": of_body.get(entry.name)} for entry in entries])
         return
     rows = [
         (
@@ -73,6 +79,14 @@ def models(
         f"{len(entries)} models. token: has a distillation token. --json adds the number of layers\n"
         "for feature distillation. Any other timm model works too."
     )
+    for body in bodies.read():
+        if any(entry.name == body.name for entry in entries):
+            pictures = sum(pictures.images for pictures in body.learned_from)
+            echo(
+                f"body: {body.name}: its weights come with edgevit. It learned the features of\n"
+                f"{body.teacher} from {pictures:,} pictures. In a recipe:\n"
+                f"  {{stage: load, id: body, model: {body.name}, pretrained: true}}"
+            )
     if entries:
         next_command(f"edgevit export --model {entries[0].name} --classes 10 --out model.onnx")
 

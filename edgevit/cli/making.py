@@ -43,7 +43,9 @@ def export(
         str | None,
         typer.Option("--weights-key", help="Name of the weights in the file; EMA weights by default."),
     ] = None,
-    pretrained: Annotated[bool, flag("--pretrained", "Download timm's pretrained weights.")] = False,
+    pretrained: Annotated[
+        bool, flag("--pretrained", "Take pretrained weights: timm's, which are downloaded, or a body's.")
+    ] = False,
     image_size: Annotated[
         int | None, number("--image-size", bounds.SIDE, "Side of the input, in pixels; the model's own by default.")
     ] = None,

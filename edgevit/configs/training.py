@@ -289,7 +289,9 @@ class Load(Stage):
 
     model: str = Field(description="Model by its timm name.")
     model_args: ModelArgs = Field({}, description="Arguments of timm's `create_model`.")
-    pretrained: bool = Field(False, description="Whether timm's pretrained weights are downloaded and used.")
+    pretrained: bool = Field(
+        False, description="Whether pretrained weights are used: timm's, which are downloaded, or a body's."
+    )
     weights: Annotated[str, ReadsFile()] | None = Field(
         None,
         description="File of weights, in place of timm's: .safetensors, or .pth that holds tensors only. Relative to "

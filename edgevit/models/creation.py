@@ -12,6 +12,7 @@ from edgevit.artifacts import Json, Preprocess
 from edgevit.configs import View
 from edgevit.errors import RecipeError
 from edgevit.models.agreement import LARGEST_DEVIATION, deviation
+from edgevit.models.bodies import default_size_of_body
 from edgevit.models.changes import AnyChange
 from edgevit.models.description import ModelDescription
 from edgevit.models.distillation_token import DistillationToken, Inference
@@ -22,6 +23,7 @@ from edgevit.models.timm_models import (
     check_model_name,
     check_runs,
     classifier_prefixes,
+    lacks_classifier,
     model_config,
     model_from_timm,
     preprocess_of,
@@ -62,7 +64,7 @@ def create_model(
 
     Args:
         name: a timm model name, with or without the tag of its weights.
-        num_classes: number of outputs; None for timm's number.
+        num_classes: number of outputs; None for timm's number, or 1 for a model that timm has without a classifier.
         image_size: side in pixels; None for timm's size. Models with position embeddings are built for this size.
         model_args: more arguments of timm's constructor, such as `patch_size` or `depth`.
         pretrained: fetch timm's weights; position embeddings are resampled to `image_size`.
@@ -77,6 +79,8 @@ def create_model(
     check_model_name(name)
     check_model_args(dict(model_args or {}), name)
     args, size = _sized_args(name, dict(model_args or {}), image_size)
+    if num_classes is None and lacks_classifier(name):
+        num_classes = 1
     extra: Json = {**({} if num_classes is None else {"num_classes": num_classes}), **(drop_rates or {})}
     model, args = model_from_timm(name, args, size, extra, pretrained, seed)
     preprocess = preprocess_of(model, size)
@@ -165,4 +169,4 @@ def _sized_args(name: str, args: Json, image_size: int | None) -> tuple[Json, in
             got=f"image_size {image_size} and model_args img_size {own}",
             expected="one of them",
         )
-    return args, image_size or own
+    return args, image_size or own or default_size_of_body(name)

@@ -1,4 +1,4 @@
-"""Names of timm models, from a stored list, so that checking a recipe imports no torch."""
+"""Names of timm models and bodies, from a stored list, so that checking a recipe imports no torch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def listed_names() -> frozenset[str]:
 
 @cache
 def names_in_timm() -> set[str]:
-    """The names in the installed timm: architectures, alone and with each tag of pretrained weights."""
+    """The names in the installed timm and of the bodies: architectures, alone and with each tag of their weights."""
     import timm
+
+    import edgevit.models.timm_bodies  # noqa: F401 - registers the bodies
 
     return {*timm.list_models(), *timm.list_pretrained()}
 

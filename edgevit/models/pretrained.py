@@ -1,4 +1,4 @@
-"""Whether timm's pretrained weights are in the cache or can be downloaded, found within ten seconds."""
+"""Whether pretrained weights come with edgevit, are in the cache or can be downloaded, found within ten seconds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from edgevit.errors import ArtifactError
+from edgevit.models.bodies import is_body
 from edgevit.models.names import listed_names
 
 LIMIT_S = 10.0  # for the hub's answer; without an answer by then, the hub counts as unreachable
@@ -31,8 +32,8 @@ def check_pretrained(name: str) -> None:
 
 
 def can_be_had(name: str, offline: bool = False) -> bool:
-    """Whether timm has weights of a model that are in the cache, or that the hub can send."""
-    return _hub_id(name) is not None and (is_cached(name) or (not offline and hub_answers()))
+    """Whether a model is a body, or timm has weights of it that are in the cache, or that the hub can send."""
+    return is_body(name) or (_hub_id(name) is not None and (is_cached(name) or (not offline and hub_answers())))
 
 
 def is_cached(name: str) -> bool:

@@ -11,6 +11,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+import edgevit.models.timm_bodies  # noqa: F401 - registers the bodies
 from edgevit.artifacts import Json, Preprocess
 from edgevit.configs.fields import refused_model_arg
 from edgevit.errors import ArtifactError, RecipeError, first_line, is_out_of_memory
@@ -56,6 +57,12 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """The prefixes of the classifier's keys in timm's state dict ("head.", "head_dist.")."""
     names = model_config(model)["classifier"]
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def lacks_classifier(name: str) -> bool:
+    """Whether timm's model of this name gives features in place of class scores."""
+    record = timm.models.get_pretrained_cfg(name)
+    return record is not None and record.num_classes == 0
 
 
 def preprocess_of(model: nn.Module, image_size: int | None = None) -> Preprocess:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgevit.artifacts import Frozen
 from edgevit.models import catalogue
+from edgevit.models.bodies import is_body
 
 MEASURED_FILE = Path(__file__).with_name("measured.csv")
 LEAST_SQNR_DB = 25.0  # of the INT8 model against float; below it, accuracy in INT8 is in doubt
@@ -70,9 +71,13 @@ def shortlist(models: Collection[str] | None = None) -> tuple[Candidate, ...]:
     models with layers that stay float, and plain vision transformers. The fastest model comes at smaller sizes, too.
 
     Args:
-        models: names to choose from; by default the whole catalogue.
+        models: names to choose from; by default the whole catalogue without the bodies.
     """
-    entries = {entry.name: entry for entry in catalogue.read() if models is None or entry.name in models}
+    entries = {
+        entry.name: entry
+        for entry in catalogue.read()
+        if (not is_body(entry.name) if models is None else entry.name in models)
+    }
     rows = {row.name: row for row in measured() if row.name in entries and _is_fit(entries[row.name], row)}
     at_default_size = _without_slower(
         Candidate(model=name, image_size=row.image_size, macs=entries[name].macs, expected_ms=row.latency_ms)

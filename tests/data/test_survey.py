@@ -131,6 +131,26 @@ def test_masks_can_be_kept_and_patterns_leave_out(paste: Paste, tmp_path: Path):
     assert only.counts["train"] == {"cat": 2, "dog": 2}
 
 
+def test_pattern_that_matches_no_image_is_named(paste: Paste, tmp_path: Path):
+    paste("cat", 3), paste("dog", 3), paste("unlabelled/roof", 2)
+    notes = survey(
+        tmp_path / "photos", exclude=["*/cat/*", "dog/001.*", "roof/000.*"], include=["**/00[12].*", "*.gif"]
+    ).notes
+    idle = [note for note in notes if "matches no image" in note]
+    assert [note.partition(";")[0] for note in idle] == [
+        "include: '*.gif' matches no image",
+        "exclude: '*/cat/*' matches no image",
+    ]
+
+
+def test_pattern_that_matches_only_what_is_passed_over_anyway_is_right(paste: Paste, tmp_path: Path):
+    for photo in (*paste("cat", 3), *paste("dog", 3)):
+        write_mask(photo.with_name(f"{photo.stem}_mask.png"))
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "sheet.png")
+    notes = survey(tmp_path / "photos", exclude=["sheet.png"], include=["*.jpg", "*_mask.png"]).notes
+    assert not [note for note in notes if "matches no image" in note]
+
+
 def test_thumbnails_beside_their_photos_are_left_out(paste: Paste, tmp_path: Path):
     paste("background", 3)
     for photo in paste("screw", 3):

@@ -53,6 +53,7 @@ def read(config: ImageFolder, base: Path) -> Source:
     """
     listing = _listing(config, base)
     root, samples, notes = listing.root, listing.samples, list(passed_over_notes(listing.passed_over, listing.root))
+    notes += _idle_pattern_notes(listing, config, unlabelled_folder(config, base))
     if not samples:
         raise _no_images(root, listing.split_of_folder, config.classes != "none", notes)
     ids, passed_over = tuple(sample.id for sample in samples), _relative(listing.passed_over, root)
@@ -232,6 +233,18 @@ def left_out_paths(paths: Sequence[str], config: ImageFolder, root: Path) -> dic
     left_out = companions(kept, lambda path: read_image(root / path), with_masks=config.masks != "keep")
     by_patterns = sorted(set(paths).difference(kept))
     return {**left_out, **({BY_PATTERNS: by_patterns} if by_patterns else {})}
+
+
+def _idle_pattern_notes(listing: _Listing, config: ImageFolder, unlabelled: Path | None) -> Iterator[str]:
+    """A line for each pattern that matches no file, not even one that is passed over for another reason."""
+    starts = [listing.root] if unlabelled is None else [listing.root, unlabelled]
+    files = [file for category in listing.passed_over.values() for file in category]
+    paths = [file.relative_to(start).as_posix() for file in files for start in starts if file.is_relative_to(start)]
+    kept = [sample.id for sample in listing.samples]
+    for option, patterns, matched in (("include", config.include, [*paths, *kept]), ("exclude", config.exclude, paths)):
+        for pattern in dict.fromkeys(patterns):
+            if not any(matches_any(path, [pattern]) for path in matched):
+                yield f"{option}: '{pattern}' matches no image; a pattern with / starts from the folder of images"
 
 
 def _splits(
