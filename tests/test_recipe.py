@@ -526,6 +526,12 @@ def test_what_a_recipe_may_grow_to_is_bounded(tmp_path: Path, text: str, says: s
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize("value", ["1", "[1]", "{a: 1}"])
+def test_an_unknown_key_is_of_what_holds_it(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"'kk' is no key of stage 'train'\."):
+        load(tmp_path, ONE.format(name="x", more=f", kk: {value}"))
+
+
 def test_of_many_mistakes_the_first_are_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, ONE.format(name="x", more="".join(f", k{i}: {i}" for i in range(3000))))

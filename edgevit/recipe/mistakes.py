@@ -65,8 +65,9 @@ def _explained(problem: Any, document: Block) -> RecipeError:
     loc: Location = problem["loc"]
     path = _without_tags(loc, document)
     where = place_of(document, path)
-    owner, name = _owner(path, document), shortened(loc[-1]) if loc else ""
-    if problem["type"] == "extra_forbidden":
+    is_unknown = problem["type"] == "extra_forbidden"  # then `path` ends with the key itself
+    owner, name = _owner(path[:-1] if is_unknown else path, document), shortened(loc[-1]) if loc else ""
+    if is_unknown:
         known = _known_keys(loc)
         hint = did_you_mean(name, known) or f"It has: {', '.join(known)}."
         return RecipeError(f"'{name}' is no key of {owner}. {hint}", where=where)

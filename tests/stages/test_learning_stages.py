@@ -144,6 +144,13 @@ def test_teacher_of_other_classes_is_refused() -> None:
         distilled("from-stranger", teacher=stranger.id)
 
 
+def test_teacher_without_classes_is_refused_where_its_answers_would_teach() -> None:
+    body = workbench().run("load", "body-alone", model="coatnet_1m", pretrained=True, image_size=32)
+    with pytest.raises(RecipeError, match="a teacher without classes has no answers") as caught:
+        distilled("from-body", teacher=body.id)
+    assert "loss: features" in str(caught.value.next)
+
+
 def test_label_loss_without_labels_is_refused() -> None:
     with pytest.raises(RecipeError, match="applies to labelled"):
         distilled("unlabelled", streams=({"data": "digits.pool"},))

@@ -11,7 +11,7 @@ from edgevit.artifacts import Artifact, Json, Preprocess
 from edgevit.configs import Distillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
-from edgevit.errors import TrainingError
+from edgevit.errors import RecipeError, TrainingError
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training.distillation.feature_projectors import teacher_taps
@@ -38,6 +38,8 @@ class ConfiguredTeacher:
         datasets: the opened data sets of the streams.
         classes: the student's classes.
         canvas: the size of the views.
+
+    Raises RecipeError if a teacher without classes is asked for its answers.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class ConfiguredTeacher:
         canvas: Preprocess,
         context: Context,
     ) -> None:
+        if needs_logits(config.objectives):
+            _check_tells_classes_apart(artifacts)
         self._config, self._artifacts, self._datasets = config, artifacts, datasets
         self._classes, self._context = classes, context
         self._opened: list[LiveTeacher | PlainTeacher] = []
@@ -123,6 +127,17 @@ class ConfiguredTeacher:
             **({"sampling": config.sampling} if config.is_given("sampling") else {}),
             "versions": {name: version(name) for name in DECIDE_ANSWERS},
         }
+
+
+def _check_tells_classes_apart(teachers: Sequence[Artifact]) -> None:
+    for teacher in teachers:
+        if len(teacher.io.classes) < 2:
+            raise RecipeError(
+                "a teacher without classes has no answers to learn from",
+                where=teacher.id,
+                got=f"{len(teacher.io.classes)} output",
+                next="learn its features (loss: features), or give it a classifier first (a stage fewshot or train)",
+            )
 
 
 class _Watched:
