@@ -3,11 +3,11 @@
     python -m benchmarks.pretraining_downstream CIFAR GROCERY WEIGHTS [--draws 3] [--runs runs]
 
 CIFAR is the folder that holds `cifar-10-batches-py`, GROCERY that of the Grocery Store Dataset, and WEIGHTS are
-MobileNetV2's (imagenet_mobilenetv2.py). pretraining_downstream.yaml holds both chains.
+EfficientNet-Lite2's. pretraining_downstream.yaml holds both chains.
 
 - CIFAR-10: a small ResNet learns from 5,000 training images without labels (SimCLR). It and the same network with its
   initial weights are each adapted by five labels a class, and teach a smaller one, which is quantized.
-- Photos of 81 classes: MobileNetV2 goes on from its weights of ImageNet, by two methods, without labels, on the
+- Photos of 81 classes: EfficientNet-Lite2 goes on from its weights of ImageNet, by two methods, without labels, on the
   training photos beside the labelled ones. It and the network as it was are each adapted by five labels a class.
 
 Each draw takes other labelled images, and other seeds of the trainings; the initial weights of the small ResNet stay
@@ -25,7 +25,6 @@ import torch
 
 from benchmarks.common import ROOT, publish
 from benchmarks.draws import accuracy, paired, seeded
-from benchmarks.imagenet_networks import NETWORKS
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -70,14 +69,12 @@ def main() -> None:
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
-    small = NETWORKS["mobilenetv2"]
     cifar = asked.cifar.absolute()
     settings = [
         *(f"datasets.{name}.path={cifar}" for name in ("cifar", "unlabelled")),
         f"datasets.photos.path={asked.grocery.absolute()}",
         *(f"datasets.{name}.few_shot.draw={draw}" for name in ("cifar", "unlabelled", "photos")),
-        f"stages.imagenet.weights={small.weights(asked.weights, asked.runs)}",
-        f"stages.imagenet.model_args={small.model_args}",
+        f"stages.imagenet.weights={asked.weights.absolute()}",
     ]
     return seeded(load_recipe(RECIPE, settings), draw, TRAINS)
 
