@@ -1,10 +1,10 @@
 """Where a student for photos of ten classes should start from, with five labelled photos of each and 391 others.
 
-    python -m benchmarks.photo_students GROCERY WEIGHTS BODY [--draws 3] [--runs runs]
+    python -m benchmarks.photo_students GROCERY WEIGHTS [--draws 3] [--runs runs]
 
-GROCERY is the folder of the Grocery Store Dataset, and WEIGHTS are EfficientNet-Lite2's, the teacher's. BODY is the
-model.safetensors of `body/a` of recipes/cifar10-10way-5shot.yaml, which has learned this teacher's features from
-CIFAR-100 and has seen no photo. photo_students.yaml holds the chain.
+GROCERY is the folder of the Grocery Store Dataset, and WEIGHTS are EfficientNet-Lite2's, the teacher's. Students start
+from the body that comes with edgevit, which has seen none of these photos, or from random weights.
+photo_students.yaml holds the chain.
 
 Each draw takes other labelled photos, and other seeds of the trainings. The test photos choose nothing. `behind` are
 the points that a student is behind its teacher. A run that was stopped goes on.
@@ -31,7 +31,7 @@ TEACHER = "accuracy/teacher"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("grocery", "weights", "body"):
+    for name in ("grocery", "weights"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -56,9 +56,8 @@ def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
         f"datasets.photos.path={asked.grocery.absolute()}",
         f"datasets.photos.few_shot.draw={draw}",
         f"stages.backbone.weights={asked.weights.absolute()}",
-        f"stages.body.weights={asked.body.absolute()}",
     ]
-    return seeded(load_recipe(RECIPE, settings), draw, ("distill",))
+    return seeded(load_recipe(RECIPE, settings), draw, ("distill", "train"))
 
 
 def _student(made: list[dict[str, Artifact]], name: str) -> dict[str, Any]:

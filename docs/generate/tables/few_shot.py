@@ -25,9 +25,12 @@ FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
     "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
 }
 PHOTO_STUDENTS = {  # the starts of benchmarks/photo_students.yaml
-    "hybrid-body": "CoAtNet at 64 px, a body that learned from CIFAR-100",
-    "hybrid-random": "CoAtNet at 64 px, random weights",
-    "random": "EdgeNeXt at 128 px, random weights",
+    "body-64": "body at 64 px",
+    "body-128": "body at 128 px",
+    "body-160": "body at 160 px",
+    "random": "the body's network at 160 px, random weights",
+    "labels-body": "body at 160 px, taught by the labels alone",
+    "labels-random": "its network at 160 px, random weights, taught by the labels alone",
 }
 ON_HEADS = ("balanced", "effective_number", "logit_adjustment")  # corrections for classes of unequal size
 
