@@ -45,7 +45,7 @@ from edgevit.configs import Load, Select, Stage, added_at_default, input_files, 
 from edgevit.configs.renamed import with_current_names, with_former_names
 from edgevit.disks import naming_the_full_disk, temporary_folders, write_synced
 from edgevit.errors import ArtifactError, Diverged, RecipeError
-from edgevit.models.bodies import body_named
+from edgevit.models.bodies import body_of
 from edgevit.terminal import printable_line
 
 CURRENT = "current"
@@ -73,7 +73,7 @@ def ingredients(
         if not file.is_file():
             raise RecipeError(f"there is no file for '{name}' of stage '{config.id}'", got=file, expected="a file")
         fields[name] = f"sha256 {sha256_of_file(file)}"
-    if isinstance(config, Load) and config.pretrained and (body := body_named(config.model)) is not None:
+    if isinstance(config, Load) and (body := body_of(config)) is not None:
         fields["body"] = f"sha256 {body.sha256}"
     return {
         "stage": config.name(),

@@ -334,7 +334,7 @@ def _groups(sources: WeightSources, asked: str | None) -> Iterator[Sequence[Cand
         yield _sizes_of_model(asked)
         return
     names = [entry.name for entry in catalogue.read()]
-    of_timm = shortlist([name for name in names if can_be_had(name, sources.offline) and not bodies.is_body(name)])
+    of_timm = shortlist([name for name in names if can_be_had(name, sources.offline)])
     of_file = _sizes_of_model(sources.file.model) if sources.file is not None and not of_timm else ()
     untaught = () if of_timm else shortlist()
     last = (sizes_of_bodies(), untaught) if sources.prefers_bodies else (untaught, sizes_of_bodies())

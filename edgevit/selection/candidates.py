@@ -71,12 +71,12 @@ def shortlist(models: Collection[str] | None = None) -> tuple[Candidate, ...]:
     models with layers that stay float, and plain vision transformers. The fastest model comes at smaller sizes, too.
 
     Args:
-        models: names to choose from; by default the whole catalogue without the bodies.
+        models: names to choose from; by default the whole catalogue. Bodies are left out in any case.
     """
     entries = {
         entry.name: entry
         for entry in catalogue.read()
-        if (not is_body(entry.name) if models is None else entry.name in models)
+        if not is_body(entry.name) and (models is None or entry.name in models)
     }
     rows = {row.name: row for row in measured() if row.name in entries and _is_fit(entries[row.name], row)}
     at_default_size = _without_slower(

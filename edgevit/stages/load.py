@@ -12,7 +12,7 @@ from edgevit.data import open_dataset
 from edgevit.data.class_names import check_class_names
 from edgevit.data.class_order import in_order, possible_orders, unknown_order
 from edgevit.errors import DataError, listed
-from edgevit.models.bodies import body_named
+from edgevit.models.bodies import body_of
 from edgevit.models.checkpoints import checkpoint_contents, load_weights, num_classes_of_weights
 from edgevit.models.creation import BuiltModel, create_model, with_new_head, with_test_time_views
 from edgevit.models.timm_models import default_class_names, model_config
@@ -112,7 +112,7 @@ def _other_names(config: Load, written: tuple[str, ...], of_dataset: tuple[str, 
 def _source(config: Load) -> str:
     if config.weights is not None:
         return config.weights
-    if config.pretrained and (body := body_named(config.model)) is not None:
+    if (body := body_of(config)) is not None:
         return f"edgevit:{body.name}, sha256 {body.sha256}"
     return f"timm:{config.model}" if config.pretrained else "initialised"
 

@@ -53,7 +53,7 @@ def read(config: ImageFolder, base: Path) -> Source:
     """
     listing = _listing(config, base)
     root, samples, notes = listing.root, listing.samples, list(passed_over_notes(listing.passed_over, listing.root))
-    notes += _idle_pattern_notes(listing, config, unlabelled_folder(config, base))
+    notes += _idle_pattern_notes(listing, config)
     if not samples:
         raise _no_images(root, listing.split_of_folder, config.classes != "none", notes)
     ids, passed_over = tuple(sample.id for sample in samples), _relative(listing.passed_over, root)
@@ -156,12 +156,14 @@ class _Listing:
 
     Attributes:
         split_of_folder: the split of each split folder; {} if there are none.
+        unlabelled_folder: of images without labels; None if there is none.
         unlabelled: the path of each image without a label, relative to `root` or absolute, by its id.
     """
 
     root: Path
     split_of_folder: Mapping[str, Split]
     samples: Sequence[_Sample]
+    unlabelled_folder: Path | None
     unlabelled: Mapping[str, str]
     passed_over: PassedOver
 
@@ -176,7 +178,7 @@ def _listing(config: ImageFolder, base: Path) -> _Listing:
     samples = sorted(_samples(root, split_of_folder, labelled, passed_over, folder))
     kept = _without_left_out(samples, config, root, passed_over)
     unlabelled = {} if folder is None else _unlabelled(folder, root, config, passed_over)
-    return _Listing(root, split_of_folder, kept, unlabelled, passed_over)
+    return _Listing(root, split_of_folder, kept, folder, unlabelled, passed_over)
 
 
 def _relative(passed_over: PassedOver, root: Path) -> dict[str, tuple[str, ...]]:
@@ -235,9 +237,11 @@ def left_out_paths(paths: Sequence[str], config: ImageFolder, root: Path) -> dic
     return {**left_out, **({BY_PATTERNS: by_patterns} if by_patterns else {})}
 
 
-def _idle_pattern_notes(listing: _Listing, config: ImageFolder, unlabelled: Path | None) -> Iterator[str]:
+def _idle_pattern_notes(listing: _Listing, config: ImageFolder) -> Iterator[str]:
     """A line for each pattern that matches no file, not even one that is passed over for another reason."""
-    starts = [listing.root] if unlabelled is None else [listing.root, unlabelled]
+    if not (config.include or config.exclude):
+        return
+    starts = [folder for folder in (listing.root, listing.unlabelled_folder) if folder is not None]
     files = [file for category in listing.passed_over.values() for file in category]
     paths = [file.relative_to(start).as_posix() for file in files for start in starts if file.is_relative_to(start)]
     kept = [sample.id for sample in listing.samples]

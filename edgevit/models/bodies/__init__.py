@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from edgevit.artifacts import Frozen, Json
+from edgevit.configs import Load
 
 FOLDER = Path(__file__).parent
 TAG = "edgevit"  # of a body's weights, as timm tags pretrained weights
@@ -71,6 +72,11 @@ def is_body(model: str) -> bool:
 def body_named(model: str) -> Body | None:
     """The body of a timm name, with or without a tag; None if it is of another model."""
     return next((body for body in read() if body.name == model.partition(".")[0]), None)
+
+
+def body_of(load: Load) -> Body | None:
+    """The body whose weights a stage `load` takes; None if it takes others."""
+    return body_named(load.model) if load.pretrained and load.weights is None else None
 
 
 def default_size_of_body(model: str) -> int | None:
