@@ -170,6 +170,11 @@ class Training(Stage):
     freeze: Literal["backbone"] | Count | None = Field(
         None, description="Weights that are not trained: all but the classifier, or the first so many layers."
     )
+    freeze_batch_norm: Annotated[bool, Added()] = Field(
+        False,
+        description="Whether batch normalization keeps its running statistics. A pretrained network loses much if few "
+        "images replace them.",
+    )
     clip_grad_norm: Positive | None = Field(None, description="Largest norm of the gradient. Longer ones are scaled.")
     dropout: Fraction = Field(0.0, description="Dropout rate before the classifier, timm's `drop_rate`.")
     drop_path_rate: Fraction = Field(0.0, description="Rate of stochastic depth, timm's `drop_path_rate`.")

@@ -11,6 +11,7 @@ from timm.optim._param_groups import auto_group_layers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from edgevit.configs import Training
@@ -116,7 +117,8 @@ def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
 
     Layers are counted in timm's groups for layer decay: the stem, then each block, then the classifier. Without
     `config.freeze` no parameter is frozen here, but some may be frozen already. A module is kept in eval mode if all
-    its parameters are frozen; batch normalization if any is, which keeps its running statistics.
+    its parameters are frozen; batch normalization if any is, or by `config.freeze_batch_norm`. It then keeps its
+    running statistics.
 
     Raises:
         RecipeError: nothing would be left to train.
@@ -124,7 +126,11 @@ def freeze(model: nn.Module, config: Training) -> list[nn.Module]:
     inner = timm_model(model)
     if config.freeze is not None:
         _freeze(inner, config.freeze)
-    return [module for module in inner.modules() if _is_frozen(module)]
+    return [
+        module
+        for module in inner.modules()
+        if _is_frozen(module) or (config.freeze_batch_norm and isinstance(module, _BatchNorm))
+    ]
 
 
 def _freeze(inner: nn.Module, what: Literal["backbone"] | int) -> None:
@@ -154,4 +160,4 @@ def _layers(model: nn.Module) -> list[list[str]]:
 
 def _is_frozen(module: nn.Module) -> bool:
     trained = [parameter.requires_grad for parameter in module.parameters()]
-    return bool(trained) and not (all(trained) if isinstance(module, nn.modules.batchnorm._BatchNorm) else any(trained))
+    return bool(trained) and not (all(trained) if isinstance(module, _BatchNorm) else any(trained))

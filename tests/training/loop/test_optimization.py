@@ -6,6 +6,7 @@ import math
 
 import pytest
 import timm
+from torch import nn
 
 from edgevit.configs import Training
 from edgevit.errors import RecipeError
@@ -109,6 +110,15 @@ def test_frozen_layers_are_out_of_reach_and_stay_in_eval_mode() -> None:
     assert model.layer1[0].bn1 in frozen
     assert model.layer4[0].bn1 not in frozen
     assert model not in frozen
+
+
+def test_frozen_batch_norm_stays_in_eval_mode_and_its_weights_are_trained() -> None:
+    model = timm.create_model("resnet18", num_classes=3)
+    frozen = freeze(model, train_config(freeze_batch_norm=True))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert {id(module) for module in frozen} == {id(module) for module in norms}
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_backbone_means_all_but_the_classifier() -> None:
