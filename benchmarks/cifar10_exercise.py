@@ -1,10 +1,10 @@
 """The exercise from data to report: recipes/cifar10-10way-5shot.yaml for several draws of the support.
 
-    python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS [--network NAME] [--draws 3] [--runs runs]
+    python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS SMALL [--network NAME] [--draws 3] [--runs runs]
         [--accuracy]
 
-CIFAR, ELSEWHERE and WEIGHTS are as for cifar10_students.py. ELSEWHERE holds half of CIFAR-100's training images, so
-body a takes twice the recipe's epochs: as many steps as with all of them. The first draw starts from an empty --runs
+CIFAR, ELSEWHERE, WEIGHTS and SMALL are as for cifar10_students.py. ELSEWHERE holds half of CIFAR-100's training images,
+so body a takes twice the recipe's epochs: as many steps as with all of them. The first draw starts from an empty --runs
 and gives the seconds from data to report; the students' bodies, which know no label, are trained in it and serve the
 other draws. Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import ROOT, publish
-from benchmarks.imagenet_networks import add_network, result_name, settings_of_network
+from benchmarks.imagenet_networks import add_network, result_name, settings_of_network, settings_of_small
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -30,7 +30,7 @@ from edgevit.fewshot.episodes import mean_interval
 from edgevit.recipe import load_recipe
 
 RECIPE = ROOT / "recipes" / "cifar10-10way-5shot.yaml"
-BODY_A_EPOCHS = 16  # of 25,000 images, where the recipe takes 8 of 50,000
+BODY_A_EPOCHS = 2  # of 25,000 images, where the recipe takes 1 of 50,000
 STEPS = (
     ("teacher-b", "teacher-a"),
     ("head-b", "teacher-b"),
@@ -65,12 +65,14 @@ def main() -> None:
     )
 
 
-def parser_for(description: str | None, draws: int) -> argparse.ArgumentParser:
-    """What both benchmarks of the exercise are told."""
+def parser_for(description: str | None, draws: int, with_small: bool = True) -> argparse.ArgumentParser:
+    """What benchmarks of the exercise are told; `small` if they train body a."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("cifar", "elsewhere"):
         parser.add_argument(name, type=Path)
     add_network(parser)
+    if with_small:
+        parser.add_argument("small", type=Path)
     parser.add_argument("--draws", type=int, default=draws)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     return parser
@@ -84,6 +86,7 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
         f"datasets.elsewhere={{{elsewhere}}}",
         f"stages.body/a.epochs={BODY_A_EPOCHS}",
         *settings_of_network(asked, "imagenet"),
+        *(settings_of_small(asked.small, asked.elsewhere, asked.runs, "small") if "small" in asked else ()),
     ]
 
 

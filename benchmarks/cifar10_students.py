@@ -1,11 +1,11 @@
 """The students' bodies of the exercise, in INT8: what heads reach on their features, draw by draw beside the teacher.
 
-    python -m benchmarks.cifar10_students CIFAR ELSEWHERE WEIGHTS [--network NAME] [--draws 20] [--runs runs]
+    python -m benchmarks.cifar10_students CIFAR ELSEWHERE WEIGHTS SMALL [--network NAME] [--draws 20] [--runs runs]
 
 Data, draws and methods are those of cifar10_few_shot.py, the first 20 of them. ELSEWHERE is an .npz of other images,
-here the first 25,000 training images of CIFAR-100, whose labels are not used. The bodies are those of
-recipes/cifar10-10way-5shot.yaml: they have learned the teacher's features from ELSEWHERE (track a) or from CIFAR-10's
-training images (track b), without labels, once for all draws; `body/a-short` is a's trained for 4 epochs.
+here the first 25,000 training images of CIFAR-100, whose labels are not used. SMALL are MobileNetV2's weights
+(imagenet_mobilenetv2.py). The bodies are those of recipes/cifar10-10way-5shot.yaml: they have learned the teacher's
+features from ELSEWHERE (track a) or from CIFAR-10's training images (track b), without labels, once for all draws.
 Each network is exported with its embedding and quantized, the teacher too; a and the teacher are calibrated on
 ELSEWHERE, b on CIFAR-10's training images.
 
@@ -33,8 +33,7 @@ from edgevit.fewshot.episodes import EpisodePlan, mean_interval
 from edgevit.recipe import load_recipe
 
 METHODS = ("nearest_centroid", "logistic_regression", "label_propagation", "gaussian_mixture")
-CALIBRATION = {"imagenet": "elsewhere", "body/a": "elsewhere", "body/a-short": "elsewhere", "body/b": "cifar.train"}
-SHORT = {"body/a": ("body/a-short", 4)}  # a body of the recipe's, and the same again: its name and epochs
+CALIBRATION = {"imagenet": "elsewhere", "body/a": "elsewhere", "body/b": "cifar.train"}
 COSTS = ("macs", "params", "size_bytes", "sqnr_db", "embedding_sqnr_db")
 
 
@@ -59,10 +58,7 @@ def main() -> None:
 def _models(asked: argparse.Namespace, context: Context) -> dict[str, Artifact]:
     """The teacher, and the INT8 file of each network, by the id of its stage."""
     recipe = load_recipe(RECIPE, settings_of(asked))
-    stages: list[Any] = [stage for stage in recipe.stages if stage.id in CALIBRATION]
-    for stage in [stage for stage in stages if stage.id in SHORT]:
-        name, epochs = SHORT[stage.id]
-        stages.append(stage.model_copy(update={"id": name, "epochs": epochs}))
+    stages: list[Any] = [stage for stage in recipe.stages if stage.id in {"small", *CALIBRATION}]
     for model, calibration in CALIBRATION.items():
         name = model.replace("/", "-")
         stages.append(Export(stage="export", id=f"onnx/{name}", model=model, embedding=True))

@@ -90,7 +90,7 @@ def main() -> None:
 
 def seconds() -> dict[str, Any]:
     """Seconds of enroll.py, and of the adaptation that it stands in for."""
-    parser = parser_for(__doc__ or "", draws=1)
+    parser = parser_for(__doc__ or "", draws=1, with_small=False)
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     recipe = load_recipe(RECIPE, settings_of(asked))

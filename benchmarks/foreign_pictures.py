@@ -4,7 +4,7 @@
 
 CIFAR and ELSEWHERE are as for cifar10_students.py, WEIGHTS are EfficientNet-Lite2's, and SMALL are MobileNetV2's
 (imagenet_mobilenetv2.py). foreign_pictures.yaml holds the bodies. Each learns the teacher's features of ELSEWHERE's
-training images without labels. --only names some of the bodies.
+training images without labels. --only names some of the bodies. `shipped` is the body that comes with edgevit.
 
 A body is judged by heads on its frozen features: 20 draws of 5 images of each class, from 1,000 training images of
 CIFAR-10, answer 3,000 other training images. The test images are not used. The teacher and the small network without
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.cifar10_few_shot import SHOTS, played
 from benchmarks.common import ROOT, models_before, publish
-from benchmarks.imagenet_networks import NETWORKS
+from benchmarks.imagenet_networks import settings_of_small
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -60,12 +60,10 @@ def main() -> None:
 
 
 def _recipe(asked: argparse.Namespace) -> Recipe:
-    small, runs = NETWORKS["mobilenetv2"], asked.runs
     settings = [
         f"datasets.elsewhere.path={asked.elsewhere.absolute()}",
         f"stages.imagenet.weights={asked.weights.absolute()}",
-        f"stages.small.weights={small.weights(asked.small, runs)}",
-        f"stages.small.model_args={small.model_args}",
+        *settings_of_small(asked.small, asked.elsewhere, asked.runs, "small"),
     ]
     recipe = load_recipe(RECIPE, settings)
     bodies = [stage.id for stage in recipe.stages if stage.stage == "distill"]

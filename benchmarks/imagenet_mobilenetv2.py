@@ -4,7 +4,7 @@
 
 The .npz holds, for convolution NN, `NN.weight_q` (int8, OIHW), `NN.scale` (per output channel) and `NN.bias`, batch
 norm folded in. The result fits `mobilenetv2_100` with MODEL_ARGS below, and stands in for pretrained weights where no
-hub can be reached.
+hub can be reached. A training goes on from `weights_to_train`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ BICUBIC_ARGS: dict[str, Any] = {
     **MODEL_ARGS,
     "pretrained_cfg_overlay": {**MODEL_ARGS["pretrained_cfg_overlay"], "interpolation": "bicubic"},
 }
+
+MEASURED_IMAGES, MEASURED_SIDE = 512, 96  # for the statistics of batch norm
 
 
 def main() -> None:
@@ -53,12 +55,55 @@ def state_dict(source: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
+@torch.no_grad()
+def with_batch_norm_statistics(weights: dict[str, torch.Tensor], images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same function with measured statistics of batch norm, from which a training can go on.
+
+    Batch norm folded into its convolution has mean 0 and variance 1, which are not those of its inputs. A training
+    normalizes by those of its inputs, and the network loses what it knew. Here they are measured on normalized images,
+    (n, 3, H, W), and its scale and its offset make up for them.
+    """
+    model: Any = timm.create_model(MODEL, **MODEL_ARGS).eval()
+    model.load_state_dict(weights)
+
+    def measure(norm: Any, inputs: tuple[torch.Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_(scale * (mean - norm.running_mean))
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(measure)
+    model(images)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
 def weights_file(source: Path, runs: Path) -> Path:
     """The safetensors file of the .npz, made in `runs` where it is not there."""
     runs.mkdir(parents=True, exist_ok=True)
     file = (runs / "imagenet_mobilenetv2.safetensors").absolute()
     if not file.is_file():
         save_file(state_dict(source), file)
+    return file
+
+
+def weights_to_train(source: Path, images: Path, runs: Path) -> Path:
+    """The safetensors file with statistics of the first of these images, enlarged; made where it is not there.
+
+    Args:
+        images: an .npz file that holds `images`, uint8 (n, H, W, 3).
+    """
+    file = (runs / f"imagenet_mobilenetv2_{images.stem}.safetensors").absolute()
+    if not file.is_file():
+        runs.mkdir(parents=True, exist_ok=True)
+        with np.load(images, allow_pickle=False) as arrays:
+            pixels = torch.from_numpy(arrays["images"][:MEASURED_IMAGES])
+        normalized = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        enlarged = torch.nn.functional.interpolate(normalized, (MEASURED_SIDE, MEASURED_SIDE), mode="bicubic")
+        save_file(with_batch_norm_statistics(state_dict(source), enlarged), file)
     return file
 
 

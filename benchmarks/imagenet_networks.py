@@ -1,6 +1,7 @@
-"""Networks trained on ImageNet whose weights lie in a file: the teachers of the few-shot benchmarks.
+"""Networks trained on ImageNet whose weights lie in a file: teachers, and the start of a student.
 
-EfficientNet-Lite2 is the teacher of the recipes. MobileNetV2 was before it, and its results stay beside.
+EfficientNet-Lite2 is the teacher of the recipes. MobileNetV2 was before it, and its results stay beside. Student a
+of the exercise starts from it.
 """
 
 from __future__ import annotations
@@ -50,11 +51,25 @@ def result_name(name: str, network: str) -> str:
 def settings_of_network(asked: Namespace, stage: str) -> list[str]:
     """The settings of a recipe's `load` stage: the asked network, with weights that need no download."""
     network = NETWORKS[asked.network]
+    return _settings(stage, network, network.weights(asked.weights, asked.runs))
+
+
+def settings_of_small(source: Path, elsewhere: Path, runs: Path, stage: str) -> list[str]:
+    """The settings of a `load` stage of MobileNetV2, from which a training can go on.
+
+    Args:
+        source: the .npz of imagenet_mobilenetv2.py.
+        elsewhere: an .npz file of images, the first of which set its batch norm.
+    """
+    return _settings(stage, NETWORKS["mobilenetv2"], imagenet_mobilenetv2.weights_to_train(source, elsewhere, runs))
+
+
+def _settings(stage: str, network: Network, weights: Path) -> list[str]:
     return [
         f"stages.{stage}.model={network.model}",
         f"stages.{stage}.model_args={network.model_args}",
         f"stages.{stage}.pretrained=false",
-        f"stages.{stage}.weights={network.weights(asked.weights, asked.runs)}",
+        f"stages.{stage}.weights={weights}",
     ]
 
 

@@ -32,7 +32,6 @@ IN_WORDS = {
     "int4": "INT4 weights for TensorRT",
     "int8/body-a": "body a, INT8",
     "int8/body-a-long": "body a after four times as many epochs, INT8",
-    "int8/body-a-short": "body a after four epochs, INT8",
     "int8/body-b": "body b, INT8",
     "int8/imagenet": "teacher, INT8",
     "knn": "nearest neighbors",

@@ -16,13 +16,14 @@ from docs.generate.tables.cells import NOTHING, Table, draws_in, lowest_to_highe
 
 FOREIGN_BODIES = {  # the bodies of benchmarks/foreign_pictures.yaml
     "imagenet": "the teacher",
-    "small": "MobileNetV2 of ImageNet at 64 px, not trained further",
-    "body/hybrid": "the recipe's hybrid: features alone",
+    "body/hybrid": "hybrid at 64 px from random weights, features alone",
     "body/mixed": "hybrid, mixup and cutmix",
     "body/logits": "hybrid, standardized logits too",
     "body/augmented": "hybrid, stronger crops and colors",
     "body/convolutional": "a convolutional student",
-    "body/pretrained": "MobileNetV2 of ImageNet at 64 px",
+    "shipped": "the body that comes with edgevit, at 96 px",
+    "small": "MobileNetV2 of ImageNet at 96 px, not trained further",
+    "body/pretrained": "MobileNetV2 of ImageNet at 96 px, features alone",
 }
 PHOTO_STUDENTS = {  # the starts of benchmarks/photo_students.yaml
     "body-64": "body at 64 px",
