@@ -1,17 +1,18 @@
 """Pre-training methods at equal compute: kNN and linear accuracy on frozen features, against no training and labels.
 
-    python -m benchmarks.pretraining CIFAR [--seeds 3] [--images 2000] [--passes 24] [--runs runs]
+    python -m benchmarks.pretraining CIFAR [--backbone NAME ...] [--seeds 3] [--images 5000] [--runs runs]
 
 CIFAR is the folder that holds `cifar-10-batches-py`. Each method trains a small ViT and, where it can, a small hybrid
-of convolutions and attention (MobileViT) on the same few training images without labels. Compute is counted in passes
-of an image, forward and backward, through the backbone: a teacher's pass counts a third, smaller views and visible
-patches count by their area. Heads are not counted; `cpu_s` holds the CPU seconds of a run. All methods get as many
-passes. The features are then frozen. The heads of `evaluate` (protocols `knn` and `linear`) learn from the same
-training images, now with labels, and are tested on test images. `untrained` is the same backbone with its initial
-weights; `supervised` trains it with the labels. DINO without centering, and with the student itself as teacher, shows
-whether it collapses.
+of convolutions and attention (MobileViT) on the same training images without labels. Compute is counted in passes of an
+image, forward and backward, through the backbone: a teacher's pass counts a third, smaller views and visible patches
+count by their area. Heads are not counted; `cpu_s` holds the CPU seconds of a run. The epochs of a method are rounded
+to about as many passes as the others have (`passes`). The features are then frozen. The heads of `evaluate` (protocols
+`knn` and `linear`) learn from the same training images, now with labels, and are tested on test images. `untrained` is
+the same backbone with its initial weights; `supervised` trains it with the labels. DINO on the ViT without centering,
+and with the student itself as teacher, shows whether it collapses.
 
-The script goes on where it was interrupted: the result of each run is kept in RUNS.
+The script goes on where it was interrupted: the result of each run is kept in RUNS, its `cpu_s` since the last start.
+Several processes may share RUNS: --seed runs one seed and publishes nothing. When all seeds are done, run without it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import publish
+from benchmarks.common import models_before, publish
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Cifar, Jigsaw, Pirl, Pretrain, Train, Training
 from edgevit.context import Context
@@ -53,9 +54,19 @@ from edgevit.training.ssl.view_sizes import let_size_vary
 
 SIDE, BATCH, LEARNING_RATE, TESTED = 32, 64, 1e-3, 2_000
 NEIGHBORS, TEMPERATURE = 20, 0.07  # of the kNN classifier, as in DINO's evaluation
-BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ViT": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}),
-    "hybrid": ("mobilevit_xxs", {"output_stride": 16}),
+
+
+class Backbone(NamedTuple):
+    """A model of timm's, and the passes of an image that each method gets."""
+
+    model: str
+    model_args: dict[str, Any]
+    passes: int
+
+
+BACKBONES = {
+    "ViT": Backbone("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}, 20),
+    "hybrid": Backbone("mobilevit_xxs", {"output_stride": 16}, 10),
 }
 LOCAL_VIEWS = [{"count": 2, "scale": (0.4, 1)}, {"count": 4, "size": 16, "scale": (0.05, 0.4)}]
 
@@ -73,10 +84,15 @@ class Method:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-SELF_DISTILLED = {"prototypes": 1024}
+# At 1e-3 the answers of DINO fall into one in the first steps, or become uniform for good (the hybrid).
+SELF_DISTILLED = Method(2 + 4 / 4 + 2 / 3, {"prototypes": 1024}, {"views": LOCAL_VIEWS, "learning_rate": 3e-4})
+# The hybrid sees a view of 16 px as a single place, and its answers become uniform: it has whole views alone.
+SELF_DISTILLED_HYBRID = replace(
+    SELF_DISTILLED, passes=2 + 2 / 3, fields={**SELF_DISTILLED.fields, "views": [{"count": 2, "scale": (0.3, 1)}]}
+)
 METHODS = {
-    "dino": Method(2 + 4 / 4 + 2 / 3, SELF_DISTILLED, {"views": LOCAL_VIEWS}),
-    "esvit": Method(2 + 4 / 4 + 2 / 3, SELF_DISTILLED, {"views": LOCAL_VIEWS}),
+    "dino": SELF_DISTILLED,
+    "esvit": SELF_DISTILLED,
     "simclr": Method(2),
     "moco": Method(1 + 1 / 3, {"queue": 512}),
     "pirl": Method(2, {"negatives": 512, "grid": 2}),  # four tiles of 16 px are one image
@@ -87,46 +103,60 @@ METHODS = {
     "rotation": Method(4),
     "jigsaw": Method(1, {"grid": 2, "permutations": 24}),
 }
-ABLATIONS = {
+ABLATIONS = {  # of DINO on the ViT, as in its paper
     "dino without centering": {"center_momentum": 1},
     "dino without a momentum teacher": {"momentum": 0},
 }
-ALL_METHODS = {
-    **METHODS,
-    **{name: replace(METHODS["dino"], options={**SELF_DISTILLED, **change}) for name, change in ABLATIONS.items()},
+METHODS_OF = {
+    "ViT": {
+        **METHODS,
+        **{
+            name: replace(SELF_DISTILLED, options={**SELF_DISTILLED.options, **change})
+            for name, change in ABLATIONS.items()
+        },
+    },
+    "hybrid": {**METHODS, "dino": SELF_DISTILLED_HYBRID, "esvit": SELF_DISTILLED_HYBRID},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
+    parser.add_argument("--backbone", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=2_000)
-    parser.add_argument("--passes", type=int, default=24, help="of each image, forward and backward")
+    parser.add_argument("--images", type=int, default=5_000)
+    parser.add_argument("--seed", type=int, help="run this one and publish nothing")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     data = Data(asked.cifar, asked.images)
-    names = ["untrained", "supervised", *ALL_METHODS]
-    folder = asked.runs / f"pretraining-{asked.images}-{asked.passes}"
+    seeds = range(asked.seeds) if asked.seed is None else [asked.seed]
     results = {
-        (backbone, name, seed): kept(folder, backbone, name, seed, asked.passes, data)
-        for seed in range(asked.seeds)
-        for backbone in BACKBONES
-        for name in names
+        backbone: {
+            name: [kept(asked.runs, backbone, name, seed, data) for seed in seeds]
+            for name in ("untrained", "supervised", *METHODS_OF[backbone])
+        }
+        for backbone in asked.backbone
     }
+    if asked.seed is not None:
+        return
     publish(
         "pretraining",
         {
-            "images": asked.images,
             "test_images": TESTED,
             "side_px": SIDE,
-            "passes_of_an_image": asked.passes,
-            "batch_size": BATCH,
-            "learning_rate": LEARNING_RATE,
             "neighbors": NEIGHBORS,
-            "backbones": {name: {"model": model, **args} for name, (model, args) in BACKBONES.items()},
-            "accuracy": {backbone: dict(table(results, backbone, names, asked.seeds)) for backbone in BACKBONES},
+            "backbones": {
+                **models_before("pretraining", "backbones"),
+                **{
+                    backbone: {
+                        "images": asked.images,
+                        **BACKBONES[backbone]._asdict(),
+                        "methods": dict(table(backbone, runs)),
+                    }
+                    for backbone, runs in results.items()
+                },
+            },
         },
     )
 
@@ -141,12 +171,13 @@ class Data:
         self.test = open_dataset(made["cifar.test"]).sample(TESTED, seed=0)
 
 
-def kept(folder: Path, backbone: str, name: str, seed: int, passes: int, data: Data) -> dict[str, Any]:
+def kept(runs: Path, backbone: str, name: str, seed: int, data: Data) -> dict[str, Any]:
     """The result of a run, from its file if it was finished before."""
+    folder = runs / f"pretraining-{len(data.train)}-{BACKBONES[backbone].passes}"
     file = folder / f"{backbone} {name} {seed}.json"
     if not file.is_file():
         start = time.process_time()
-        result = measured(folder / f"{backbone} {name} {seed}", backbone, name, seed, passes, data)
+        result = measured(folder / f"{backbone} {name} {seed}", backbone, name, seed, data)
         result["cpu_s"] = round(time.process_time() - start, 1)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result))
@@ -155,18 +186,15 @@ def kept(folder: Path, backbone: str, name: str, seed: int, passes: int, data: D
     return before
 
 
-def measured(work: Path, backbone: str, name: str, seed: int, passes: int, data: Data) -> dict[str, Any]:
+def measured(work: Path, backbone: str, name: str, seed: int, data: Data) -> dict[str, Any]:
     """Train a backbone and measure its features. {"refused": …} if the method cannot use it."""
-    model, args = BACKBONES[backbone]
+    model, args, _ = BACKBONES[backbone]
     start = create_model(model, len(data.train.classes) if name == "supervised" else 1, SIDE, args, seed=seed)
     if name == "untrained":
         return accuracies(start.module, start.preprocess, data)
+    config = stage_of(backbone, name, seed)
     try:
-        learner, config = (
-            supervised(start, passes, seed, data)
-            if name == "supervised"
-            else pretraining(start, name, passes, seed, data)
-        )
+        learner = learner_of(config, start, data)
     except RecipeError as error:
         return {"refused": str(error).splitlines()[0]}
     stream = TrainingStream(data.train, labelled=name == "supervised")
@@ -180,37 +208,32 @@ def measured(work: Path, backbone: str, name: str, seed: int, passes: int, data:
         return {"stopped": str(error).splitlines()[0], "last_row": json.loads(rows[-1]) if rows else {}}
     let_size_vary(trained, False)
     last = json.loads((work / METRICS).read_text(encoding="utf-8").splitlines()[-1])
-    return {**accuracies(trained, start.preprocess, data), "epochs": config.epochs, "last_row": last}
+    return {**accuracies(trained, start.preprocess, data), "last_row": last}
 
 
-def pretraining(start: BuiltModel, name: str, passes: int, seed: int, data: Data) -> tuple[Learner, Training]:
-    """The learner and the stage of a method."""
-    method = ALL_METHODS[name]
-    config = Pretrain.model_validate(
-        {
-            **_fields("pretrain", round(passes / method.passes), seed),
-            "method": {"type": name.partition(" ")[0], **method.options},
-            **method.fields,
-        }
-    )
+def stage_of(backbone: str, name: str, seed: int) -> Training:
+    """The stage that trains a backbone by a method, or with the labels."""
+    shared = {
+        "id": "body", "model": "m", "data": "d", "batch_size": BATCH, "learning_rate": LEARNING_RATE,
+        "warmup_fraction": 0.1, "precision": "bfloat16", "seed": seed,
+    }  # fmt: skip
+    passes = BACKBONES[backbone].passes
+    if name == "supervised":
+        return Train.model_validate({"stage": "train", "epochs": passes, **shared})
+    method = METHODS_OF[backbone][name]
+    chosen = {"method": {"type": name.partition(" ")[0], **method.options}, **method.fields}
+    return Pretrain.model_validate({"stage": "pretrain", "epochs": round(passes / method.passes), **shared, **chosen})
+
+
+def learner_of(config: Training, start: BuiltModel, data: Data) -> Learner:
+    """What a stage trains. A ViT is prepared for views and tiles of other sizes than its own."""
+    if not isinstance(config, Pretrain):
+        return ClassifierLearner(start.module, label_objective(len(data.train.classes), 0.0), start.preprocess)
     if any(view.size for view in config.views) or (
         isinstance(config.method, (Jigsaw, Pirl)) and tile_side(start.module, config.method.grid, SIDE) != SIDE
     ):
         let_size_vary(start.module, True)
-    return learner_for(config, start, len(data.train)), config
-
-
-def supervised(start: BuiltModel, passes: int, seed: int, data: Data) -> tuple[Learner, Training]:
-    """The learner and the stage of a training with labels."""
-    config = Train.model_validate(_fields("train", passes, seed))
-    return ClassifierLearner(start.module, label_objective(len(data.train.classes), 0.0), start.preprocess), config
-
-
-def _fields(stage: str, epochs: int, seed: int) -> dict[str, Any]:
-    return {
-        "stage": stage, "id": "body", "model": "m", "data": "d", "epochs": epochs, "batch_size": BATCH,
-        "learning_rate": LEARNING_RATE, "warmup_fraction": 0.1, "seed": seed,
-    }  # fmt: skip
+    return learner_for(config, start, len(data.train))
 
 
 def accuracies(model: nn.Module, preprocess: Preprocess, data: Data) -> dict[str, Any]:
@@ -233,21 +256,24 @@ def frozen(model: nn.Module, preprocess: Preprocess, data: Dataset) -> tuple[np.
     return torch.cat(embeddings).double().numpy(), data.labels
 
 
-def table(
-    results: dict[tuple[str, str, int], dict[str, Any]], backbone: str, names: Sequence[str], seeds: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each method: both accuracies of each seed, their means, and the paired difference from no training."""
-    for name in names:
-        runs = [results[backbone, name, seed] for seed in range(seeds)]
-        if any("knn" not in run for run in runs):
-            yield name, {"runs": runs}
-            continue
-        base = [results[backbone, "untrained", seed] for seed in range(seeds)]
+def table(backbone: str, results: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each method: its stage, both accuracies of each seed, and the paired difference from no training."""
+    for name, runs in results.items():
         row: dict[str, Any] = {"runs": runs}
-        for measure in ("knn", "linear"):
-            gains = [run[measure] - start[measure] for run, start in zip(runs, base, strict=True)]
-            row[measure] = statistics.mean(run[measure] for run in runs)
-            row[f"{measure}_gain"] = {"mean": statistics.mean(gains), "each": gains, "interval": paired_interval(gains)}
+        if name != "untrained":
+            config = stage_of(backbone, name, seed=0)
+            row["stage"] = config.model_dump(mode="json", exclude_unset=True)
+            row["passes"] = config.epochs * (1 if name == "supervised" else METHODS_OF[backbone][name].passes)
+        if all("knn" in run for run in runs):
+            for measure in ("knn", "linear"):
+                before = results["untrained"]
+                gains = [run[measure] - start[measure] for run, start in zip(runs, before, strict=True)]
+                row[measure] = statistics.mean(run[measure] for run in runs)
+                row[f"{measure}_gain"] = {
+                    "mean": statistics.mean(gains),
+                    "each": gains,
+                    "interval": paired_interval(gains),
+                }
         yield name, row
 
 

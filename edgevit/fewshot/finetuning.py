@@ -74,8 +74,8 @@ def freeze_untuned(model: nn.Module, config: Fewshot) -> None:
     also those of attention's queries and values, but not tables of relative positions; for `lora` see `add_lora`.
 
     Batch normalization uses the statistics of the batch, and updates its running statistics, if all of its parameters
-    are trained: with `all` and `norm` (as in Tent, Wang et al. 2021). With `bias` and `lora` it uses its running
-    statistics, which stay.
+    are trained: with `all` and `norm` (as in Tent, Wang et al. 2021). With `bias`, `lora` and `freeze_batch_norm` it
+    uses its running statistics, which stay.
 
     Raises:
         RecipeError: the model has no such parameters outside of its classifier.

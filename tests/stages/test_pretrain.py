@@ -83,6 +83,28 @@ def test_a_moving_average_that_keeps_its_start_is_mentioned() -> None:
     assert f"{share:.0%} of the initial weights stay in the teacher (momentum 0.996, 5 steps)" in said.getvalue()
 
 
+def test_statistics_of_a_pretrained_network_are_kept_or_their_change_is_said() -> None:
+    bench = workbench()
+    start = bench.run("load", "shipped", model="coatnet_1m", pretrained=True, image_size=32)
+    before, notes = open_checkpoint(start).module.state_dict(), {}
+    freeze: dict[str, Any] = {"freeze_batch_norm": True}
+    # The result of BYOL is its student, that of DINO its teacher.
+    small_dino = {"type": "dino", "prototypes": 32, "hidden": 16, "bottleneck": 8}
+    whole = ({"count": 2, "scale": (0.4, 1)},)
+    for name, frozen in {"byol": freeze, "dino": {**freeze, "views": whole}, "new": {}}.items():
+        said = io.StringIO()
+        context = replace(Context(), progress=PlainProgress(said))
+        method = small_dino if name == "dino" else "byol"
+        made = bench.run("pretrain", f"shipped-{name}", context, init=start.id, method=method, **QUICK, **frozen)
+        after = open_checkpoint(made).module.state_dict()
+        kept = [torch.equal(before[name], after[name]) for name in before if "running" in name]
+        assert set(kept) == {bool(frozen)}
+        assert not torch.equal(before["stem.norm1.weight"], after["stem.norm1.weight"])
+        notes[bool(frozen)] = said.getvalue()
+    assert "batch normalization of shipped gets the statistics of these images" in notes[False]
+    assert "batch normalization of shipped" not in notes[True]
+
+
 def test_a_hybrid_learns_by_dino_from_views_of_two_sizes() -> None:
     views = ({"count": 2, "scale": (0.4, 1)}, {"count": 2, "size": 32, "scale": (0.1, 0.4)})
     method = {"type": "dino", "prototypes": 32, "hidden": 16, "bottleneck": 8}

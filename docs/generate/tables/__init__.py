@@ -10,7 +10,7 @@ from typing import Any
 
 from docs.generate import numbers
 from docs.generate.records import Json, read_result
-from docs.generate.tables import compression, distillation, few_shot, latency, peers, selection, whole_path
+from docs.generate.tables import compression, distillation, few_shot, latency, peers, pretraining, selection, whole_path
 from docs.generate.tables.cells import Table
 
 MOST_FIGURES = 200  # of a table of all figures
@@ -42,6 +42,8 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "outliers": compression.outliers,
     "overhead": whole_path.spreads,
     "photo_students": few_shot.photo_students,
+    "pretraining": pretraining.pretraining,
+    "pretraining_downstream": pretraining.pretraining_downstream,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,
     "quantization_gate": compression.quantization_gate,

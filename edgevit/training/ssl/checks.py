@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from statistics import median
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgevit.artifacts import Artifact
 from edgevit.configs import Moco, Pirl, Pretrain, SelfDistillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError
+from edgevit.provenance import WEIGHTS_FROM
 from edgevit.training.distributed import processes
 from edgevit.training.ssl.moco import MocoLearner
 from edgevit.training.ssl.momentum import initial_share, momentum_for
@@ -66,6 +71,26 @@ def mention_initial_share(config: Pretrain, dataset: Dataset, context: Context) 
         advice = "take more epochs" if momentum <= usual else f"take more epochs, or momentum {usual:.3g}"
         context.progress.say(
             f"    {share:.0%} of the initial weights stay in {whose} (momentum {momentum:.3g}, {steps} steps): {advice}"
+        )
+
+
+def mention_new_statistics(config: Pretrain, model: nn.Module, init: Artifact | None, context: Context) -> None:
+    """Say that batch normalization gets other statistics, where weights came from a file or a hub.
+
+    `freeze_batch_norm: false` in the recipe silences it.
+    """
+    origin = {} if init is None else init.manifest.provenance.get(WEIGHTS_FROM) or {}
+    if (
+        init is None
+        or not config.epochs
+        or "freeze_batch_norm" in config.model_fields_set
+        or origin.get("body") not in ("pretrained", "file")
+    ):
+        return
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        context.progress.say(
+            f"    batch normalization of {init.id} gets the statistics of these images; with few images, "
+            "freeze_batch_norm: true is better"
         )
 
 

@@ -23,6 +23,7 @@ from edgevit.training.ssl.checks import (
     check_is_not_sharded,
     mention_enlarged_crops,
     mention_initial_share,
+    mention_new_statistics,
 )
 from edgevit.training.ssl.learners import learner_for
 from edgevit.training.ssl.method_choice import epoch_seconds, suited_method, with_method
@@ -59,6 +60,7 @@ def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Contex
     start = _start(config, inputs)
     varies = _let_views_vary(config, start)
     mention_initial_share(config, dataset, context)
+    mention_new_statistics(config, start.module, inputs.get("init"), context)
     mention_enlarged_crops(config, dataset, start.preprocess.height, context)
     learner = learner_for(config, start, len(dataset))
     trained, _ = fit(learner, [stream], config, context, out=out, views=config.views)
