@@ -171,7 +171,7 @@ class FeatureEvaluation:
 
     @property
     def features(self) -> dict[str, Any] | None:
-        """`rankme`, `alignment` (None for a file) and `uniformity` of the features; None with `protocol: linear`."""
+        """`rankme`, `alignment` (None for a file) and `uniformity` of the features; None for linear heads."""
         features: dict[str, Any] | None = self.artifact.metrics.get("features")
         return features
 
