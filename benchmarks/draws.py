@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from benchmarks.pretraining import paired_interval
 from edgevit.artifacts import Artifact
 from edgevit.recipe import Recipe
 
@@ -19,11 +18,25 @@ def seeded(recipe: Recipe, seed: int, trainings: Collection[str]) -> Recipe:
 
 def accuracy(made: Sequence[dict[str, Artifact]], evaluation: str) -> dict[str, Any]:
     """The top-1 of an evaluation: the mean, and that of each draw."""
-    each = [float(draw[evaluation].metrics["top1"]["value"]) for draw in made]
+    return summary([float(draw[evaluation].metrics["top1"]["value"]) for draw in made])
+
+
+def summary(each: Sequence[float]) -> dict[str, Any]:
+    """The values of draws or seeds, and their mean."""
     return {"mean": statistics.mean(each), "each": each}
 
 
 def paired(more: dict[str, Any], less: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
     """The differences of two accuracies, paired by draws."""
     each = [scale * (one - other) for one, other in zip(more["each"], less["each"], strict=True)]
-    return {"mean": statistics.mean(each), "each": each, "interval": paired_interval(each)}
+    return {**summary(each), "interval": paired_interval(each)}
+
+
+def paired_interval(gains: Sequence[float]) -> tuple[float, float] | None:
+    """The 95% interval of the mean of paired differences, by Student's t; None for a single seed."""
+    if len(gains) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return statistics.mean(gains) - half, statistics.mean(gains) + half

@@ -57,11 +57,11 @@ def state_dict(source: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def with_batch_norm_statistics(weights: dict[str, torch.Tensor], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same function with measured statistics of batch norm, from which a training can go on.
+    """Weights for a training: batch norm has measured statistics, and the answers in inference stay.
 
-    Batch norm folded into its convolution has mean 0 and variance 1, which are not those of its inputs. A training
-    normalizes by those of its inputs, and the network loses what it knew. Here they are measured on normalized images,
-    (n, 3, H, W), and its scale and its offset make up for them.
+    Batch norm folded into its convolution has mean 0 and variance 1. A training normalizes by the mean and the variance
+    of the layer's inputs, and the network loses what it knew. Here both are measured on normalized images,
+    (n, 3, H, W). Scale and offset of the layer make up for them.
     """
     model: Any = timm.create_model(MODEL, **MODEL_ARGS).eval()
     model.load_state_dict(weights)

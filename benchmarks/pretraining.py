@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import models_before, publish
+from benchmarks.draws import paired, summary
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Cifar, Jigsaw, Pirl, Pretrain, Train, Training
 from edgevit.context import Context
@@ -266,25 +266,10 @@ def table(backbone: str, results: dict[str, list[dict[str, Any]]]) -> Iterator[t
             row["passes"] = config.epochs * (1 if name == "supervised" else METHODS_OF[backbone][name].passes)
         if all("knn" in run for run in runs):
             for measure in ("knn", "linear"):
-                before = results["untrained"]
-                gains = [run[measure] - start[measure] for run, start in zip(runs, before, strict=True)]
-                row[measure] = statistics.mean(run[measure] for run in runs)
-                row[f"{measure}_gain"] = {
-                    "mean": statistics.mean(gains),
-                    "each": gains,
-                    "interval": paired_interval(gains),
-                }
+                reached, before = (summary([run[measure] for run in each]) for each in (runs, results["untrained"]))
+                row[measure] = reached["mean"]
+                row[f"{measure}_gain"] = paired(reached, before)
         yield name, row
-
-
-def paired_interval(gains: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of the mean of paired differences, by Student's t; None for a single seed."""
-    if len(gains) < 2:
-        return None
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    return statistics.mean(gains) - half, statistics.mean(gains) + half
 
 
 if __name__ == "__main__":

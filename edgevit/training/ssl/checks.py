@@ -79,15 +79,11 @@ def mention_new_statistics(config: Pretrain, model: nn.Module, init: Artifact | 
 
     `freeze_batch_norm: false` in the recipe silences it.
     """
-    origin = {} if init is None else init.manifest.provenance.get(WEIGHTS_FROM) or {}
-    if (
-        init is None
-        or not config.epochs
-        or "freeze_batch_norm" in config.model_fields_set
-        or origin.get("body") not in ("pretrained", "file")
-    ):
+    if init is None or not config.epochs or "freeze_batch_norm" in config.model_fields_set:
         return
-    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+    origin = init.manifest.provenance.get(WEIGHTS_FROM) or {}
+    is_given = origin.get("body") in ("pretrained", "file")
+    if is_given and any(isinstance(module, _BatchNorm) for module in model.modules()):
         context.progress.say(
             f"    batch normalization of {init.id} gets the statistics of these images; with few images, "
             "freeze_batch_norm: true is better"
