@@ -1,20 +1,18 @@
-"""The exercise from data to report: recipes/cifar10-10way-5shot.yaml for several draws of the support.
+"""The accuracies of the exercise: recipes/cifar10-10way-5shot.yaml for several draws of the support.
 
     python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS SMALL [--network NAME] [--draws 3] [--runs runs]
-        [--accuracy]
 
 CIFAR, ELSEWHERE, WEIGHTS and SMALL are as for cifar10_students.py. ELSEWHERE holds half of CIFAR-100's training images,
-so body a takes twice the recipe's epochs: as many steps as with all of them. The first draw starts from an empty --runs
-and gives the seconds from data to report; the students' bodies, which know no label, are trained in it and serve the
-other draws. Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
+so body a takes twice the recipe's epochs: as many steps as with all of them. The students' bodies, which know no label,
+are trained once and serve all draws. Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
 
---accuracy leaves out latencies and seconds: the rest does not depend on how busy the machine is.
+These are accuracies, which do not depend on how busy the machine is. stage_costs.py gives the seconds and latencies of
+the recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ import numpy as np
 from benchmarks.common import ROOT, publish
 from benchmarks.imagenet_networks import add_network, result_name, settings_of_network, settings_of_small
 from edgevit import pipeline
-from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.configs import Bundle, Profile, Report
 from edgevit.fewshot.episodes import mean_interval
@@ -47,9 +44,7 @@ STEPS = (
 
 
 def main() -> None:
-    parser = parser_for(__doc__, draws=3)
-    parser.add_argument("--accuracy", action="store_true", help="measure accuracies alone")
-    asked = parser.parse_args()
+    asked = parser_for(__doc__, draws=3).parse_args()
     rows = [_draw(draw, asked) for draw in range(1, asked.draws + 1)]
     names = rows[0]["top1"].keys()
     top1 = {name: np.array([row["top1"][name] for row in rows]) for name in names}
@@ -92,30 +87,18 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
 
 def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(RECIPE, [*settings_of(asked), f"datasets.cifar.few_shot.draw={draw}"])
-    if asked.accuracy:
-        kept = tuple(stage for stage in recipe.stages if not isinstance(stage, (Profile, Report, Bundle)))
-        recipe = recipe.model_copy(update={"stages": kept})
-    start = time.perf_counter()
-    done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
-    wall_s = time.perf_counter() - start
-    measured = {name: done[name] for name in (stage.id for stage in recipe.stages)}
-    top1 = {
-        name.removeprefix("accuracy/"): artifact.metrics["top1"]["value"]
-        for name, artifact in _of("evaluation", measured)
-    }
-    seconds = {name: artifact.manifest.provenance["seconds"] for name, artifact in measured.items()}
-    times = {} if asked.accuracy else {"wall_s": wall_s, "stage_seconds": sum(seconds.values()), "seconds": seconds}
+    kept = tuple(stage for stage in recipe.stages if not isinstance(stage, (Profile, Report, Bundle)))
+    done = pipeline.run(recipe.model_copy(update={"stages": kept}), RECIPE.parent, asked.runs, terminal_context())
+    measured = [(stage.id, done[stage.id]) for stage in kept]
     return {
         "draw": draw,
-        **times,
-        "top1": top1,
-        "p50_ms": {name: artifact.metrics["latency_ms"]["p50"] for name, artifact in _of("latency", measured)},
-        "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in _of("onnx", measured)},
+        "top1": {
+            name.removeprefix("accuracy/"): artifact.metrics["top1"]["value"]
+            for name, artifact in measured
+            if artifact.kind == "evaluation"
+        },
+        "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in measured if artifact.kind == "onnx"},
     }
-
-
-def _of(kind: str, artifacts: dict[str, Artifact]) -> list[tuple[str, Artifact]]:
-    return [(name, artifact) for name, artifact in artifacts.items() if artifact.kind == kind]
 
 
 if __name__ == "__main__":

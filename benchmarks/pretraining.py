@@ -2,8 +2,8 @@
 
     python -m benchmarks.pretraining CIFAR [--backbone NAME ...] [--seeds 3] [--images 5000] [--runs runs]
 
-CIFAR is the folder that holds `cifar-10-batches-py`. Each method trains a small ViT and, where it can, a small hybrid
-of convolutions and attention (MobileViT) on the same training images without labels. Compute is counted in passes of an
+CIFAR is the folder that holds `cifar-10-batches-py`. Each method trains a small ViT and, where it can, a hybrid of
+convolutions and attention (CoAtNet) on the same training images without labels. Compute is counted in passes of an
 image, forward and backward, through the backbone: a teacher's pass counts a third, smaller views and visible patches
 count by their area. Heads are not counted; `cpu_s` holds the CPU seconds of a run. The epochs of a method are rounded
 to about as many passes as the others have (`passes`). The features are then frozen. The heads of `evaluate` (protocols
@@ -32,7 +32,7 @@ from torch import nn
 from benchmarks.common import models_before, publish
 from benchmarks.draws import paired, summary
 from edgevit.artifacts import Preprocess
-from edgevit.configs import Cifar, Jigsaw, Pirl, Pretrain, Train, Training
+from edgevit.configs import Cifar, Pretrain, Train, Training
 from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import Dataset
@@ -49,7 +49,7 @@ from edgevit.training.loop.metrics_log import METRICS
 from edgevit.training.objectives import label_objective
 from edgevit.training.ssl.feature_maps import features_of
 from edgevit.training.ssl.learners import learner_for
-from edgevit.training.ssl.tiles import tile_side
+from edgevit.training.ssl.setup import let_views_vary
 from edgevit.training.ssl.view_sizes import let_size_vary
 
 SIDE, BATCH, LEARNING_RATE, TESTED = 32, 64, 1e-3, 2_000
@@ -66,7 +66,7 @@ class Backbone(NamedTuple):
 
 BACKBONES = {
     "ViT": Backbone("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}, 20),
-    "hybrid": Backbone("mobilevit_xxs", {"output_stride": 16}, 10),
+    "hybrid": Backbone("coatnet_1m", {}, 20),
 }
 LOCAL_VIEWS = [{"count": 2, "scale": (0.4, 1)}, {"count": 4, "size": 16, "scale": (0.05, 0.4)}]
 
@@ -84,9 +84,9 @@ class Method:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-# At 1e-3 the answers of DINO fall into one in the first steps, or become uniform for good (the hybrid).
+# At 1e-3 the answers of DINO fall into one in the first steps.
 SELF_DISTILLED = Method(2 + 4 / 4 + 2 / 3, {"prototypes": 1024}, {"views": LOCAL_VIEWS, "learning_rate": 3e-4})
-# The hybrid sees a view of 16 px as a single place, and its answers become uniform: it has whole views alone.
+# The hybrid takes images of one size: it has whole views alone.
 SELF_DISTILLED_HYBRID = replace(
     SELF_DISTILLED, passes=2 + 2 / 3, fields={**SELF_DISTILLED.fields, "views": [{"count": 2, "scale": (0.3, 1)}]}
 )
@@ -226,13 +226,10 @@ def stage_of(backbone: str, name: str, seed: int) -> Training:
 
 
 def learner_of(config: Training, start: BuiltModel, data: Data) -> Learner:
-    """What a stage trains. A ViT is prepared for views and tiles of other sizes than its own."""
+    """What a stage trains. Raises RecipeError if the method cannot use the backbone."""
     if not isinstance(config, Pretrain):
         return ClassifierLearner(start.module, label_objective(len(data.train.classes), 0.0), start.preprocess)
-    if any(view.size for view in config.views) or (
-        isinstance(config.method, (Jigsaw, Pirl)) and tile_side(start.module, config.method.grid, SIDE) != SIDE
-    ):
-        let_size_vary(start.module, True)
+    let_views_vary(config, start)
     return learner_for(config, start, len(data.train))
 
 

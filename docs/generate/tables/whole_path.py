@@ -109,25 +109,25 @@ def _models_in(stages: Collection[str]) -> tuple[tuple[str, str, str, str], ...]
 
 def cifar10_exercise(result: Json) -> Iterator[Table]:
     draws = result["draws"]
-    sizes, rows = draws[0]["size_bytes"], []
-    for name, title in _EXERCISE.items():
-        if name not in result["top1"]:
-            continue
-        latency = [draw["p50_ms"].get(f"latency/{_TIMED_AS.get(name, name)}") for draw in draws]
-        rows.append(
-            (
-                title,
-                percents(result["top1"][name]["value"]),
-                ", ".join(percents(draw["top1"][name]) for draw in draws),
-                _if_there(sizes.get(name, sizes.get(f"onnx/{name}")), mebibytes),
-                milliseconds(statistics.median(latency)) if all(latency) else NOTHING,
-            )
+    sizes = draws[0]["size_bytes"]
+    timed = "p50_ms" in draws[0]
+    rows = [
+        (
+            title,
+            percents(result["top1"][name]["value"]),
+            ", ".join(percents(draw["top1"][name]) for draw in draws),
+            _if_there(sizes.get(name, sizes.get(f"onnx/{name}")), mebibytes),
+            *((_median_p50(draws, f"latency/{_TIMED_AS.get(name, name)}"),) if timed else ()),
         )
+        for name, title in _EXERCISE.items()
+        if name in result["top1"]
+    ]
+    note = f"{len(draws)} draws. Files are those of the first draw."
     yield Table(
         "models",
-        ("model", "top-1, %: mean", "each draw", "file", "p50"),
+        ("model", "top-1, %: mean", "each draw", "file", *(("p50",) if timed else ())),
         tuple(rows),
-        f"{len(draws)} draws. Latency is the median of the draws, on one thread. Files are those of the first draw.",
+        f"{note} Latency is the median of the draws, on one thread." if timed else note,
     )
     steps = [
         (*(_EXERCISE[end] for end in reversed(step.split(" - "))), ranged(found, points))
@@ -141,6 +141,11 @@ def cifar10_exercise(result: Json) -> Iterator[Table]:
             tuple((str(draw["draw"]), fixed(0)(draw["stage_seconds"])) for draw in draws),
             "The first draw starts from an empty store. The others share its students' bodies.",
         )
+
+
+def _median_p50(draws: Sequence[Json], stage: str) -> str:
+    measured = [draw["p50_ms"][stage] for draw in draws if stage in draw["p50_ms"]]
+    return milliseconds(statistics.median(measured)) if measured else NOTHING
 
 
 def photos(result: Json) -> Iterator[Table]:

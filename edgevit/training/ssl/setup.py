@@ -58,7 +58,7 @@ def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Contex
         config = _with_suited_method(config, inputs, stream, context)
     check_batch(config, dataset)
     start = _start(config, inputs)
-    varies = _let_views_vary(config, start)
+    varies = let_views_vary(config, start)
     mention_initial_share(config, dataset, context)
     mention_new_statistics(config, start.module, inputs.get("init"), context)
     mention_enlarged_crops(config, dataset, start.preprocess.height, context)
@@ -118,15 +118,18 @@ def _with_new_choice(
     if not config.epochs:
         return config
     check_batch(config, stream.dataset)
-    _let_views_vary(config, start)
+    let_views_vary(config, start)
     seconds = epoch_seconds(learner_for(config, start, images), stream, config, context)
     in_all = f", and {config.epochs} epochs {duration(config.epochs * seconds)}" if config.epochs > 1 else ""
     context.progress.say(f"    an epoch will take about {duration(seconds)}{in_all}, by the time of a few steps")
     return config
 
 
-def _let_views_vary(config: Pretrain, start: BuiltModel) -> bool:
-    """Prepare the model for views and tiles of other sizes than its own. Returns whether it was changed."""
+def let_views_vary(config: Pretrain, start: BuiltModel) -> bool:
+    """Prepare the model for views and tiles of other sizes than its own. Returns whether it was changed.
+
+    Raises RecipeError if the model does not take one of these sizes.
+    """
     own, method = start.preprocess.height, config.method
     sizes = {view.size for view in config.views if view.size is not None}
     if isinstance(method, (Jigsaw, Pirl)):
