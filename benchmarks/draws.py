@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from edgevit import pipeline
 from edgevit.artifacts import Artifact
+from edgevit.cli.output import terminal_context
 from edgevit.recipe import Recipe
+
+HERE = Path(__file__).parent
+
+
+def arguments(description: str | None, *paths: str) -> argparse.Namespace:
+    """The command line: these paths, the number of draws, and the folder that keeps the results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in paths:
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    return parser.parse_args()
+
+
+def artifacts_of_draws(recipe_of: Callable[[int], Recipe], draws: int, runs: Path) -> list[dict[str, Artifact]]:
+    """The artifacts of each draw's recipe, by stage, on one thread. What RUNS holds is not made again."""
+    torch.set_num_threads(1)
+    return [pipeline.run(recipe_of(draw), HERE, runs, terminal_context()) for draw in range(draws)]
 
 
 def seeded(recipe: Recipe, seed: int, trainings: Collection[str]) -> Recipe:

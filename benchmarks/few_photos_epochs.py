@@ -13,16 +13,10 @@ that `init` writes. `gain` are the points above the shortest training, paired by
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-
-import torch
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, paired, seeded
+from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
 from benchmarks.imagenet_networks import NETWORKS
-from edgevit import pipeline
-from edgevit.artifacts import Artifact
-from edgevit.cli.output import terminal_context
 from edgevit.recipe import Recipe, load_recipe
 
 RECIPE = ROOT / "benchmarks" / "few_photos_epochs.yaml"
@@ -30,30 +24,21 @@ EVALUATION = "acc/few/"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("grocery", "small"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    made: list[dict[str, Artifact]] = []
-    for draw in range(asked.draws):
-        made.append(pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()))
-        accuracies = {id.removeprefix(EVALUATION): accuracy(made, id) for id in made[0] if id.startswith(EVALUATION)}
-        shortest = next(iter(accuracies.values()))
-        publish(
-            "few_photos_epochs",
-            {
-                "draws": len(made),
-                "labelled_images": made[0]["photos.support"].metrics["images"],
-                "teacher": accuracy(made, "acc/t/teacher"),
-                "epochs": {
-                    epochs: {**found, "gain": paired(found, shortest, scale=100)}
-                    for epochs, found in accuracies.items()
-                },
+    asked = arguments(__doc__, "grocery", "small")
+    made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
+    accuracies = {id.removeprefix(EVALUATION): accuracy(made, id) for id in made[0] if id.startswith(EVALUATION)}
+    shortest = next(iter(accuracies.values()))
+    publish(
+        "few_photos_epochs",
+        {
+            "draws": len(made),
+            "labelled_images": made[0]["photos.support"].metrics["images"],
+            "teacher": accuracy(made, "acc/t/teacher"),
+            "epochs": {
+                epochs: {**found, "gain": paired(found, shortest, scale=100)} for epochs, found in accuracies.items()
             },
-        )
+        },
+    )
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:

@@ -13,16 +13,11 @@ the points that a student is behind its teacher. A run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, paired, seeded
-from edgevit import pipeline
+from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
 from edgevit.artifacts import Artifact
-from edgevit.cli.output import terminal_context
 from edgevit.recipe import Recipe, load_recipe
 
 RECIPE = ROOT / "benchmarks" / "photo_students.yaml"
@@ -30,25 +25,17 @@ TEACHER = "accuracy/teacher"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("grocery", "weights"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    made: list[dict[str, Artifact]] = []
-    for draw in range(asked.draws):
-        made.append(pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()))
-        rows = [id.removeprefix("onnx/") for id in made[0] if id.startswith("onnx/")]
-        publish(
-            "photo_students",
-            {
-                "draws": len(made),
-                "teacher": {**accuracy(made, TEACHER), **_costs(made[0]["backbone"])},
-                "students": {name: {**_costs(made[0][f"student/{name}"]), **_student(made, name)} for name in rows},
-            },
-        )
+    asked = arguments(__doc__, "grocery", "weights")
+    made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
+    rows = [id.removeprefix("onnx/") for id in made[0] if id.startswith("onnx/")]
+    publish(
+        "photo_students",
+        {
+            "draws": len(made),
+            "teacher": {**accuracy(made, TEACHER), **_costs(made[0]["backbone"])},
+            "students": {name: {**_costs(made[0][f"student/{name}"]), **_student(made, name)} for name in rows},
+        },
+    )
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:

@@ -19,16 +19,11 @@ the same. Accuracies are those of the test images, which choose nothing.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, paired, seeded
-from edgevit import pipeline
+from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
 from edgevit.artifacts import Artifact
-from edgevit.cli.output import terminal_context
 from edgevit.recipe import Recipe, load_recipe
 
 RECIPE = ROOT / "benchmarks" / "pretraining_downstream.yaml"
@@ -40,16 +35,8 @@ STARTS = {  # without pre-training, and with it
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar", "grocery", "weights"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    made = [
-        pipeline.run(_recipe(asked, draw), RECIPE.parent, asked.runs, terminal_context()) for draw in range(asked.draws)
-    ]
+    asked = arguments(__doc__, "cifar", "grocery", "weights")
+    made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
     recipe = _recipe(asked, 0)
     publish(
         "pretraining_downstream",

@@ -17,7 +17,7 @@ from edgevit.store import Store, dotted, ingredients
 KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "load": ({"model": "test_vit"}, "783c53bf84d3"),
     "train": ({"model": "test_vit", "data": "d"}, "43dca5b370df"),
-    "pretrain": ({"model": "test_vit", "data": "d"}, "e0b620cb5628"),
+    "pretrain": ({"model": "test_vit", "data": "d"}, "d5a61607605e"),
     "fewshot": ({"model": "m", "support": "s", "pool": "p"}, "6dd8d354bbff"),
     "distill": (
         {

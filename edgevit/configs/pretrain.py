@@ -57,7 +57,7 @@ class Pretrain(Training):
     The result is for `fewshot`, `train` and `distill`. Labels that the images have are not used.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     stage: Literal["pretrain"]
     model: str | None = Field(None, description="Model by its timm name. Give `model` or `init`.")

@@ -20,8 +20,9 @@ from edgevit.training.ssl.self_supervised import seeded, watched
 class PirlLearner(Puzzles):
     """PIRL: the output for an image and that for its puzzle both find the image's memory (Misra et al. 2020).
 
-    The memory holds a moving average of the output for each image (section 3.2). The tiles of a puzzle come in a random
-    order. The first view is the image, the second makes the puzzle.
+    The memory holds a moving average of the output for each image (section 3.2). It begins with the first output; before,
+    it is zero, and no output has to find it or to differ from it. Random memories at the start would teach noise for the
+    first epochs. The tiles of a puzzle come in a random order. The first view is the image, the second makes the puzzle.
 
     Args:
         images: the number of images.
@@ -36,7 +37,7 @@ class PirlLearner(Puzzles):
         with seeded(seed):
             self.projector = projector([self.width, config.dimensions])
             self.tile_head = TileHead(self.width, self.tiles, config.dimensions, config.dimensions)
-            self.register_buffer("memory", functional.normalize(torch.randn(images, config.dimensions), dim=1))
+        self.register_buffer("memory", torch.zeros(images, config.dimensions))
         self._outputs, self._samples = self.memory[:0], torch.zeros(0, dtype=torch.int64)
 
     def forward(self, batch: Batch) -> Step:
@@ -62,7 +63,7 @@ class PirlLearner(Puzzles):
         self.memory[samples] = functional.normalize(moved, dim=1)
 
     def _negatives(self, samples: Tensor) -> Tensor:
-        """Random memories for each sample, (n, negatives, dimensions). Its own memory, if drawn, is zero."""
+        """Random memories for each sample, (n, negatives, dimensions). Its own, and those not yet begun, are zero."""
         size = (len(samples), min(self.config.negatives, len(self.memory)))
         drawn = torch.randint(len(self.memory), size, device=samples.device)
         is_own = drawn == samples.unsqueeze(1)

@@ -204,9 +204,13 @@ def test_memories_are_moving_averages_of_the_outputs_for_their_images() -> None:
     config = config_of("pirl", {"memory_momentum": 0.75}, epochs=1, batch_size=24, learning_rate=0)
     learner = learner_for(config, start_for(config), 24)
     assert isinstance(learner, PirlLearner)
+    assert not learner.memory.any()
+    learner._samples, learner._outputs = torch.tensor([2, 7]), functional.normalize(torch.randn(2, 8), dim=1)
+    learner.after_step(1, 2)
+    torch.testing.assert_close(learner.memory[learner._samples], learner._outputs)  # it begins with the first output
     before = learner.memory.clone()
     learner._samples, learner._outputs = torch.tensor([5, 2, 5]), functional.normalize(torch.randn(3, 8), dim=1)
-    learner.after_step(1, 1)
+    learner.after_step(2, 2)
     for sample, row in ((5, 0), (2, 1)):  # of an image that comes twice, the first output
         expected = functional.normalize(0.75 * before[sample] + 0.25 * learner._outputs[row], dim=0)
         torch.testing.assert_close(learner.memory[sample], expected)
@@ -214,11 +218,22 @@ def test_memories_are_moving_averages_of_the_outputs_for_their_images() -> None:
     assert torch.equal(learner.memory[kept], before[kept])
 
 
+def test_images_that_were_not_seen_teach_nothing() -> None:
+    config = config_of("pirl", {"negatives": 10})
+    learner = learner_for(config, start_for(config), 24)
+    views, none = tuple(torch.zeros(24, 32, 32, 3, dtype=torch.uint8).random_() for _ in range(2)), torch.zeros(24)
+    loss = learner(Batch(views, none, none, torch.arange(24), none, none, none, torch.ones(24), none)).loss
+    loss.backward()
+    assert loss == 0
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in learner.parameters())
+
+
 def test_the_own_memory_is_no_negative() -> None:
     config = config_of("pirl", {"negatives": 10})
     learner = learner_for(config, start_for(config), 24)
     assert isinstance(learner, PirlLearner)
     samples = torch.arange(24)
+    learner.memory.normal_()
     for _ in range(5):
         negatives = learner._negatives(samples)
         assert not (negatives == learner.memory.unsqueeze(1)).all(-1).any()
