@@ -86,7 +86,7 @@ def test_a_bundle_that_takes_classes_needs_an_embedding_from_the_start(tmp_path:
     assert "recipe.yaml:23" in str(caught.value)
     assert "embedding: true in stage 'onnx'" in str(caught.value)
     assert load(tmp_path, GOOD + stages, "stages.onnx.embedding=true")
-    with pytest.raises(RecipeError, match="only evaluate may read"):
+    with pytest.raises(RecipeError, match="only evaluate and attention may read"):
         load(tmp_path, GOOD + stages.replace("digits.support", "digits.test"), "stages.onnx.embedding=true")
 
 
@@ -121,7 +121,7 @@ def test_a_floor_on_accuracy_is_a_fraction(tmp_path: Path, limit: str) -> None:
         ("data: digits.test", "data: digits.tests", 17, "no role 'tests'"),
         ("of: [accuracy/*, latency/float]", "of: [student]", 19, "'student' makes a checkpoint"),
         ("model: resnet18", "model: resnet81", 7, "timm has no model 'resnet81'"),
-        ("pool: digits.pool", "pool: digits.test", 8, "only evaluate may read"),
+        ("pool: digits.pool", "pool: digits.test", 8, "only evaluate and attention may read"),
         ("pool: digits.pool", "pool: digits", 8, "'digits' includes its test images"),
         ("model: resnet18, data", "data", 7, "either 'model' (a timm name) or 'init'"),
         ("    model: deit_tiny_patch16_224", "    init: adapted\n    model_args: {depth: 2}", 9, "goes with 'model'"),

@@ -331,7 +331,7 @@ def _is_dataset(name: str, recipe: Recipe) -> bool:
 
 
 def _reads_test(name: str, recipe: Recipe) -> Problem | None:
-    """Only evaluate may read test images. A data set without a role includes its test images."""
+    """Only evaluate and attention may read test images. A data set without a role includes its test images."""
     dataset, _, role = name.partition(".")
     config = recipe.datasets.get(dataset)
     if config is None or role not in ("", "test"):
@@ -339,9 +339,9 @@ def _reads_test(name: str, recipe: Recipe) -> Problem | None:
     if not role and (config.source == "glyphs" or getattr(config, "classes", None) == "none"):
         return None  # no test images in it
     if role:
-        what = "only evaluate may read test images"
+        what = "only evaluate and attention may read test images"
     else:
-        what = f"'{dataset}' includes its test images, which only evaluate may read"
+        what = f"'{dataset}' includes its test images, which only evaluate and attention may read"
     return Problem(what, f"a role such as {dataset}.train or {dataset}.pool")
 
 

@@ -367,7 +367,7 @@ def test_the_limit_is_that_of_the_budget_unless_the_stage_has_one(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("validation: digits.test", "only evaluate may read test images"),
+        ("validation: digits.test", "only evaluate and attention may read test images"),
         ("validation: digits", "includes its test images"),
         ("validation: guessed", "needs ground-truth labels"),
         ("max_top1_drop: 0.02", "give them as 'validation'"),

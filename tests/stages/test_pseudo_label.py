@@ -275,9 +275,9 @@ def test_folders_that_moved_keep_their_labels_and_changed_ones_do_not(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [
-        ("data: digits.pool", "data: digits.test", 8, "only evaluate may read"),
+        ("data: digits.pool", "data: digits.test", 8, "only evaluate and attention may read"),
         ("data: digits.pool", "data: digits", 8, "includes its test images"),
-        ("threshold: 0.1", "calibration: digits.test", 8, "only evaluate may read"),
+        ("threshold: 0.1", "calibration: digits.test", 8, "only evaluate and attention may read"),
         ("data: digits.pool", "data: guessed", 8, "comes later"),
         ("data: guessed", "data: gessed", 9, "Did you mean 'guessed'?"),
         ("data: guessed", "data: net", 9, "'net' makes a checkpoint"),

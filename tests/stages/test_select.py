@@ -300,7 +300,7 @@ def test_a_pattern_names_the_models_and_the_budget_gives_the_limits(tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("models: ['onnx/*'], data: digits.test", "only evaluate may read test images"),
+        ("models: ['onnx/*'], data: digits.test", "only evaluate and attention may read test images"),
         ("models: ['onnx/*'], data: digits.pool", "'digits.pool' has no labels, by which select compares models"),
         ("models: [onnx/48], data: glyphs.val", "there is nothing to select from one model"),
         ("models: [onnx/48, body/96], data: glyphs.val", "select takes models of one kind"),

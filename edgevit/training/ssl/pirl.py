@@ -20,9 +20,9 @@ from edgevit.training.ssl.self_supervised import seeded, watched
 class PirlLearner(Puzzles):
     """PIRL: the output for an image and that for its puzzle both find the image's memory (Misra et al. 2020).
 
-    The memory holds a moving average of the output for each image (section 3.2). It begins with the first output; before,
-    it is zero, and no output has to find it or to differ from it. Random memories at the start would teach noise for the
-    first epochs. The tiles of a puzzle come in a random order. The first view is the image, the second makes the puzzle.
+    The memory holds a moving average of the output for each image (section 3.2). It is zero until the image has been
+    seen: no output then has to find it, or to differ from it. Random memories would teach noise in the first epochs.
+    The tiles of a puzzle come in a random order. The first view is the image, the second makes the puzzle.
 
     Args:
         images: the number of images.
