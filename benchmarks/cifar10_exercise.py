@@ -1,4 +1,4 @@
-"""The accuracies of the exercise: recipes/cifar10-10way-5shot.yaml for several draws of the support.
+"""Accuracies and latencies of the exercise: recipes/cifar10-10way-5shot.yaml for several draws of the support.
 
     python -m benchmarks.cifar10_exercise CIFAR ELSEWHERE WEIGHTS SMALL [--network NAME] [--draws 3] [--runs runs]
 
@@ -6,23 +6,27 @@ CIFAR, ELSEWHERE, WEIGHTS and SMALL are as for cifar10_students.py. ELSEWHERE ho
 so body a takes twice the recipe's epochs: as many steps as with all of them. The students' bodies, which know no label,
 are trained once and serve all draws. Draw 0, the recipe's own, is left out: it was looked at while the recipe was made.
 
-These are accuracies, which do not depend on how busy the machine is. stage_costs.py gives the seconds and latencies of
-the recipe.
+`quantize` chooses among its forms by their times, and the first draw gives latencies: nothing else may run on the
+machine. --draw makes the float models of one draw beforehand, keeps them in RUNS and publishes nothing. They do not
+depend on how busy the machine is, and several processes may share RUNS. stage_costs.py gives the seconds of a run.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import ROOT, publish
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_networks import add_network, result_name, settings_of_network, settings_of_small
 from edgevit import pipeline
+from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
-from edgevit.configs import Bundle, Profile, Report
+from edgevit.configs import Bundle, Evaluate, Profile, Quantize, Report, Stage
 from edgevit.fewshot.episodes import mean_interval
 from edgevit.recipe import load_recipe
 
@@ -44,7 +48,12 @@ STEPS = (
 
 
 def main() -> None:
-    asked = parser_for(__doc__, draws=3).parse_args()
+    parser = parser_for(__doc__, draws=3)
+    parser.add_argument("--draw", type=int, help="make the float models of this one and publish nothing")
+    asked = parser.parse_args()
+    if asked.draw is not None:
+        _run(asked.draw, asked, float_only=True)
+        return
     rows = [_draw(draw, asked) for draw in range(1, asked.draws + 1)]
     names = rows[0]["top1"].keys()
     top1 = {name: np.array([row["top1"][name] for row in rows]) for name in names}
@@ -62,14 +71,10 @@ def main() -> None:
 
 def parser_for(description: str | None, draws: int, with_small: bool = True) -> argparse.ArgumentParser:
     """What benchmarks of the exercise are told; `small` if they train body a."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar", "elsewhere"):
-        parser.add_argument(name, type=Path)
+    parser = parser_of_draws(description, "cifar", "elsewhere", draws=draws)
     add_network(parser)
     if with_small:
         parser.add_argument("small", type=Path)
-    parser.add_argument("--draws", type=int, default=draws)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
     return parser
 
 
@@ -86,19 +91,36 @@ def settings_of(asked: argparse.Namespace) -> list[str]:
 
 
 def _draw(draw: int, asked: argparse.Namespace) -> dict[str, Any]:
-    recipe = load_recipe(RECIPE, [*settings_of(asked), f"datasets.cifar.few_shot.draw={draw}"])
-    kept = tuple(stage for stage in recipe.stages if not isinstance(stage, (Profile, Report, Bundle)))
-    done = pipeline.run(recipe.model_copy(update={"stages": kept}), RECIPE.parent, asked.runs, terminal_context())
-    measured = [(stage.id, done[stage.id]) for stage in kept]
+    made = _run(draw, asked, float_only=False)
     return {
         "draw": draw,
         "top1": {
-            name.removeprefix("accuracy/"): artifact.metrics["top1"]["value"]
-            for name, artifact in measured
-            if artifact.kind == "evaluation"
+            name.removeprefix("accuracy/"): artifact.metrics["top1"]["value"] for name, artifact in made["evaluation"]
         },
-        "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in measured if artifact.kind == "onnx"},
+        "p50_ms": {name: artifact.metrics["latency_ms"]["p50"] for name, artifact in made["latency"]},
+        "size_bytes": {name: artifact.metrics["size_bytes"] for name, artifact in made["onnx"]},
     }
+
+
+def _run(draw: int, asked: argparse.Namespace, float_only: bool) -> dict[str, list[tuple[str, Artifact]]]:
+    """The artifacts of a draw by kind, each with the id of its stage."""
+    recipe = load_recipe(RECIPE, [*settings_of(asked), f"datasets.cifar.few_shot.draw={draw}"])
+    left_out = (Report, Bundle) if draw == 1 else (Report, Bundle, Profile)
+    kept = tuple(
+        stage for stage in recipe.stages if not isinstance(stage, left_out) and not (float_only and _is_int8(stage))
+    )
+    timed = [stage.id for stage in kept if isinstance(stage, (Quantize, Profile))]
+    recipe = recipe.model_copy(update={"stages": kept})
+    done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context(), fresh=timed)
+    by_kind: dict[str, list[tuple[str, Artifact]]] = defaultdict(list)
+    for stage in kept:
+        by_kind[done[stage.id].kind].append((stage.id, done[stage.id]))
+    return by_kind
+
+
+def _is_int8(stage: Stage) -> bool:
+    """Whether a stage's result depends on times: a latency, and all of INT8."""
+    return isinstance(stage, (Quantize, Profile)) or (isinstance(stage, Evaluate) and stage.model.startswith("int8/"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A recipe that runs once for each draw of its labelled images, with other seeds of its trainings."""
+"""Benchmarks that run a recipe once for each draw: the command line, the loop, and accuracies paired by draw."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edgevit.recipe import Recipe
 HERE = Path(__file__).parent
 
 
-def arguments(description: str | None, *paths: str) -> argparse.Namespace:
+def parser_of_draws(description: str | None, *paths: str, draws: int = 3) -> argparse.ArgumentParser:
     """The command line: these paths, the number of draws, and the folder that keeps the results."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in paths:
         parser.add_argument(name, type=Path)
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=draws)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    return parser.parse_args()
+    return parser
 
 
 def artifacts_of_draws(recipe_of: Callable[[int], Recipe], draws: int, runs: Path) -> list[dict[str, Artifact]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
 from benchmarks.imagenet_networks import NETWORKS
 from edgevit.recipe import Recipe, load_recipe
 
@@ -24,7 +24,7 @@ EVALUATION = "acc/few/"
 
 
 def main() -> None:
-    asked = arguments(__doc__, "grocery", "small")
+    asked = parser_of_draws(__doc__, "grocery", "small").parse_args()
     made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
     accuracies = {id.removeprefix(EVALUATION): accuracy(made, id) for id in made[0] if id.startswith(EVALUATION)}
     shortest = next(iter(accuracies.values()))

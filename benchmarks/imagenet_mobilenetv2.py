@@ -9,6 +9,7 @@ hub can be reached. A training goes on from `weights_to_train`.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ BICUBIC_ARGS: dict[str, Any] = {
     "pretrained_cfg_overlay": {**MODEL_ARGS["pretrained_cfg_overlay"], "interpolation": "bicubic"},
 }
 
-MEASURED_IMAGES, MEASURED_SIDE = 512, 96  # for the statistics of batch norm
+MEASURED_IMAGES, MEASURED_SIDE = 512, 96  # for the statistics of batch norm, which a training then moves
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def weights_file(source: Path, runs: Path) -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     file = (runs / "imagenet_mobilenetv2.safetensors").absolute()
     if not file.is_file():
-        save_file(state_dict(source), file)
+        _saved(state_dict(source), file)
     return file
 
 
@@ -103,8 +104,15 @@ def weights_to_train(source: Path, images: Path, runs: Path) -> Path:
             pixels = torch.from_numpy(arrays["images"][:MEASURED_IMAGES])
         normalized = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         enlarged = torch.nn.functional.interpolate(normalized, (MEASURED_SIDE, MEASURED_SIDE), mode="bicubic")
-        save_file(with_batch_norm_statistics(state_dict(source), enlarged), file)
+        _saved(with_batch_norm_statistics(state_dict(source), enlarged), file)
     return file
+
+
+def _saved(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Save tensors so that another process sees the whole file or none."""
+    part = file.with_suffix(f".{os.getpid()}")
+    save_file(tensors, part)
+    part.replace(file)
 
 
 def _per_output(arrays: Any, index: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import argparse
 from typing import Any
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
 from edgevit.artifacts import Artifact
 from edgevit.recipe import Recipe, load_recipe
 
@@ -25,7 +25,7 @@ TEACHER = "accuracy/teacher"
 
 
 def main() -> None:
-    asked = arguments(__doc__, "grocery", "weights")
+    asked = parser_of_draws(__doc__, "grocery", "weights").parse_args()
     made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
     rows = [id.removeprefix("onnx/") for id in made[0] if id.startswith("onnx/")]
     publish(

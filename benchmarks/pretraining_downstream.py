@@ -22,7 +22,7 @@ import argparse
 from typing import Any
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, arguments, artifacts_of_draws, paired, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
 from edgevit.artifacts import Artifact
 from edgevit.recipe import Recipe, load_recipe
 
@@ -35,7 +35,7 @@ STARTS = {  # without pre-training, and with it
 
 
 def main() -> None:
-    asked = arguments(__doc__, "cifar", "grocery", "weights")
+    asked = parser_of_draws(__doc__, "cifar", "grocery", "weights").parse_args()
     made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
     recipe = _recipe(asked, 0)
     publish(

@@ -15,7 +15,7 @@ from docs.generate.citations import CITATION, CitationError, cited_files, filled
 from docs.generate.records import RESULTS, ROOT, conditions_in, read_result, result_names, script_of
 from docs.generate.results import index_page, result_page
 from docs.generate.tables import TABLES, all_figures, tables_of, whole_path
-from edgevit.configs import Evaluate
+from edgevit.configs import Evaluate, Profile
 from edgevit.recipe import load_recipe
 
 NAMES = result_names()
@@ -118,11 +118,14 @@ def test_the_models_of_the_exercise_are_those_that_its_recipe_evaluates() -> Non
     recipe = load_recipe(Path("cifar10-10way-5shot"))
     evaluated = [stage.id.removeprefix("accuracy/") for stage in recipe.stages if isinstance(stage, Evaluate)]
     top1 = {name: {"value": 0.5} for name in evaluated}
-    draw = {"draw": 1, "top1": dict.fromkeys(evaluated, 0.5), "p50_ms": {}, "size_bytes": {}, "stage_seconds": 1.0}
-    models, steps, _ = whole_path.cifar10_exercise(
-        {"draws": [draw], "top1": top1, "steps": {f"{a} - {b}": {"value": 0.0} for a, b in STEPS}}
+    p50_ms = {stage.id: 2.0 for stage in recipe.stages if isinstance(stage, Profile)}
+    draw = {"top1": dict.fromkeys(evaluated, 0.5), "size_bytes": {}}
+    draws = [{"draw": 1, "p50_ms": p50_ms, **draw}, {"draw": 2, "p50_ms": {}, **draw}]
+    models, steps = whole_path.cifar10_exercise(
+        {"draws": draws, "top1": top1, "steps": {f"{a} - {b}": {"value": 0.0} for a, b in STEPS}}
     )
     assert len(models.rows) == len(evaluated)
+    assert [row[-1] for row in models.rows].count("2.00 ms") == len(p50_ms)
     assert len(steps.rows) == len(STEPS)
 
 

@@ -312,7 +312,7 @@ def test_two_ranks_learn_the_same_twice_and_about_what_one_learns(method: str) -
     """Each rank draws masks, noise and puzzles of its own, and BYOL's heads normalize the rows of a rank."""
     options = {"pirl": {"negatives": 64}, "jigsaw": {"permutations": 20}}
     backbone = {**HYBRID, "image_size": 64} if method == "fcmae" else VIT
-    fields = {**backbone, **QUICK, "method": {"type": method, **options.get(method, {})}}
+    fields = {**backbone, **QUICK, "method": {"type": method, **options.get(method, {})}, "weight_decay": 0}
     one = workbench().run("pretrain", f"one-{method}", **fields)
     two = workbench().run("pretrain", f"two-{method}", Context(ranks=2), again=True, **fields)
     again = workbench().run("pretrain", f"again-{method}", Context(ranks=2), again=True, **fields)

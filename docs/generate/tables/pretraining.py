@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from docs.generate.numbers import percents, points, ranged, whole
+from docs.generate.numbers import fixed, percents, points, ranged, whole
 from docs.generate.records import Json
-from docs.generate.tables.cells import NOTHING, Table
+from docs.generate.tables.cells import NOTHING, Table, with_extremes
 
 METHODS = {
     "untrained": "random weights",
@@ -79,4 +79,24 @@ def pretraining_downstream(result: Json) -> Iterator[Table]:
             for start, row in starts.items()
         ),
         f"{result['draws']} draws of five labelled images a class. Points are paired by draw, with 95% intervals.",
+    )
+
+
+def pretraining_speed(result: Json) -> Iterator[Table]:
+    methods = result["methods"]
+    rounds = len(next(iter(methods.values()))["ratio"]["raw"])
+    yield Table(
+        "methods",
+        ("method", "edgevit, images/s", "lightly, images/s", "edgevit to lightly", "edgevit, MiB", "lightly, MiB"),
+        tuple(
+            (
+                METHODS[method],
+                *(fixed(0)(found["images_per_s"][name]["median"]) for name in ("edgevit", "lightly")),
+                with_extremes(found["ratio"], fixed(2)),
+                *(fixed(0)(found["peak_mib"][name]["median"]) for name in ("edgevit", "lightly")),
+            )
+            for method, found in methods.items()
+        ),
+        f"Medians of {rounds} rounds, and the smallest and the largest ratio. A ratio is that of a round. MiB are the "
+        "largest memory of the process.",
     )

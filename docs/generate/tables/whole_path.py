@@ -110,24 +110,24 @@ def _models_in(stages: Collection[str]) -> tuple[tuple[str, str, str, str], ...]
 def cifar10_exercise(result: Json) -> Iterator[Table]:
     draws = result["draws"]
     sizes = draws[0]["size_bytes"]
-    timed = "p50_ms" in draws[0]
+    measured = [draw["p50_ms"] for draw in draws if draw["p50_ms"]]
     rows = [
         (
             title,
             percents(result["top1"][name]["value"]),
             ", ".join(percents(draw["top1"][name]) for draw in draws),
             _if_there(sizes.get(name, sizes.get(f"onnx/{name}")), mebibytes),
-            *((_median_p50(draws, f"latency/{_TIMED_AS.get(name, name)}"),) if timed else ()),
+            _median_p50(measured, f"latency/{_TIMED_AS.get(name, name)}"),
         )
         for name, title in _EXERCISE.items()
         if name in result["top1"]
     ]
-    note = f"{len(draws)} draws. Files are those of the first draw."
     yield Table(
         "models",
-        ("model", "top-1, %: mean", "each draw", "file", *(("p50",) if timed else ())),
+        ("model", "top-1, %: mean", "each draw", "file", "p50"),
         tuple(rows),
-        f"{note} Latency is the median of the draws, on one thread." if timed else note,
+        f"{len(draws)} draws. Files are those of the first draw. Latency is "
+        f"{'the median of the draws' if measured[1:] else 'that of the first draw'}, on one thread.",
     )
     steps = [
         (*(_EXERCISE[end] for end in reversed(step.split(" - "))), ranged(found, points))
@@ -143,9 +143,9 @@ def cifar10_exercise(result: Json) -> Iterator[Table]:
         )
 
 
-def _median_p50(draws: Sequence[Json], stage: str) -> str:
-    measured = [draw["p50_ms"][stage] for draw in draws if stage in draw["p50_ms"]]
-    return milliseconds(statistics.median(measured)) if measured else NOTHING
+def _median_p50(measured: Sequence[Json], stage: str) -> str:
+    found = [p50_ms[stage] for p50_ms in measured if stage in p50_ms]
+    return milliseconds(statistics.median(found)) if found else NOTHING
 
 
 def photos(result: Json) -> Iterator[Table]:

@@ -144,7 +144,7 @@ def noise_contrastive(outputs: Tensor, positives: Tensor, negatives: Tensor, tem
 
     Args:
         outputs: (n, dimensions).
-        positives: memories of length 1, (n, dimensions); a row of zeros has a cosine of 0 with each output.
+        positives: memories of length 1, (n, dimensions).
         negatives: memories of other images of length 1, (n, negatives, dimensions); a row of zeros is left out.
     """
     directions = functional.normalize(outputs, dim=-1)

@@ -20,9 +20,9 @@ from edgevit.training.ssl.self_supervised import seeded, watched
 class PirlLearner(Puzzles):
     """PIRL: the output for an image and that for its puzzle both find the image's memory (Misra et al. 2020).
 
-    The memory holds a moving average of the output for each image (section 3.2). It is zero until the image has been
-    seen: no output then has to find it, or to differ from it. Random memories would teach noise in the first epochs.
-    The tiles of a puzzle come in a random order. The first view is the image, the second makes the puzzle.
+    The memory holds a moving average of the output for each image (section 3.2). It begins with the first output:
+    random memories would teach noise in the first epochs. The tiles of a puzzle come in a random order. The first view
+    is the image, the second makes the puzzle.
 
     Args:
         images: the number of images.
@@ -48,7 +48,7 @@ class PirlLearner(Puzzles):
         of_puzzle: Tensor = self.tile_head(self.embeddings_of_tiles(puzzle, order))
         self._outputs = processes.gathered_rows(functional.normalize(outputs.detach(), dim=1))
         self._samples = processes.gathered_rows(batch.samples)
-        memories, negatives = self.memory[batch.samples], self._negatives(batch.samples)
+        memories, negatives = self._memories(batch.samples, outputs), self._negatives(batch.samples)
         share, temperature = self.config.puzzle_share, self.config.temperature
         of_image = losses.noise_contrastive(outputs, memories, negatives, temperature)
         of_tiles = losses.noise_contrastive(of_puzzle, memories, negatives, temperature)
@@ -61,6 +61,11 @@ class PirlLearner(Puzzles):
         samples, outputs = samples[~comes_again], outputs[~comes_again]
         moved = self.memory[samples].lerp(outputs, 1 - self.config.memory_momentum)
         self.memory[samples] = functional.normalize(moved, dim=1)
+
+    def _memories(self, samples: Tensor, outputs: Tensor) -> Tensor:
+        """The memory of each sample, (n, dimensions); the output itself where the memory has not begun."""
+        memories = self.memory[samples]
+        return torch.where(memories.any(-1, keepdim=True), memories, functional.normalize(outputs.detach(), dim=1))
 
     def _negatives(self, samples: Tensor) -> Tensor:
         """Random memories for each sample, (n, negatives, dimensions). Its own, and those not yet begun, are zero."""

@@ -218,14 +218,18 @@ def test_memories_are_moving_averages_of_the_outputs_for_their_images() -> None:
     assert torch.equal(learner.memory[kept], before[kept])
 
 
-def test_images_that_were_not_seen_teach_nothing() -> None:
+def test_before_a_memory_has_begun_a_puzzle_finds_the_output_for_its_image() -> None:
     config = config_of("pirl", {"negatives": 10})
     learner = learner_for(config, start_for(config), 24)
-    views, none = tuple(torch.zeros(24, 32, 32, 3, dtype=torch.uint8).random_() for _ in range(2)), torch.zeros(24)
-    loss = learner(Batch(views, none, none, torch.arange(24), none, none, none, torch.ones(24), none)).loss
-    loss.backward()
-    assert loss == 0
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in learner.parameters())
+    assert isinstance(learner, PirlLearner)
+    outputs = torch.randn(3, 8, requires_grad=True)
+    learner.memory[7] = functional.normalize(torch.randn(8), dim=0)
+    memories = learner._memories(torch.tensor([4, 7, 9]), outputs)
+    expected = functional.normalize(outputs.detach(), dim=1)
+    expected[1] = learner.memory[7]
+    torch.testing.assert_close(memories, expected)
+    assert not memories.requires_grad
+    assert not learner._negatives(torch.tensor([7])).any()  # the only memory that has begun is its own
 
 
 def test_the_own_memory_is_no_negative() -> None:
