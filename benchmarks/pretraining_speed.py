@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from edgevit.context import Context
 from edgevit.data import dataset_artifacts, open_dataset
 from edgevit.data.dataset import ArrayImages, Dataset
 from edgevit.models.creation import create_model
+from edgevit.profiling.conditions import peak_bytes
 from edgevit.progress import SilentProgress
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
@@ -115,8 +115,9 @@ def take_turn(method: str, images: Path, answer: Path, steps: int) -> None:
     context = Context(work=work, workers=0, stage_id="body", progress=SilentProgress())
     fit(learner, [TrainingStream(data)], config, context, out=work, views=config.views, ends=ends, save_every_s=1e9)
     seconds = np.diff(ended)[WARMUP - 1 :].tolist()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer.write_text(json.dumps({"seconds": seconds, "peak_mib": peak}))
+    peak = peak_bytes()
+    assert peak is not None, "the largest memory of a process is read from Linux"
+    answer.write_text(json.dumps({"seconds": seconds, "peak_mib": peak / 2**20}))
 
 
 def pixels(folder: Path) -> np.ndarray:

@@ -23,6 +23,7 @@ from edgevit.data.duplicates import Uses
 from edgevit.data.pseudo_labels import with_source
 from edgevit.disks import copy_folder
 from edgevit.errors import ArtifactError, Diverged, RecipeError, did_you_mean
+from edgevit.profiling.conditions import peak_bytes
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.progress import of_run, run_left
 from edgevit.provenance import provenance, untrained, weights_origin
@@ -383,8 +384,11 @@ def _check_files_are_those_of_the_key(config: Stage, parts: Json) -> None:
 
 def _peak_rss_mib() -> float:
     """Largest resident memory of this process so far, or of its largest child."""
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    own, children = (
+        unit * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(peak_bytes() or own, children) / 2**20
 
 
 def _outcome(artifact: Artifact) -> str:

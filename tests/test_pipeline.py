@@ -234,3 +234,11 @@ def test_control_c_says_that_the_run_goes_on(small: Small) -> None:
     assert re.search(
         rf"continues from here\nnext: (?:{re.escape(EDGEVIT)}|edgevit) run {re.escape(str(small.file))}", rest
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the peak of this process alone")
+def test_the_largest_memory_is_that_of_the_run_and_not_of_the_process_that_started_it() -> None:
+    run = "from edgevit.pipeline import _peak_rss_mib; print(_peak_rss_mib())"
+    start = f"import subprocess, sys; held = b'1' * 2**30; subprocess.run([sys.executable, '-c', {run!r}], check=True)"
+    shown = subprocess.run([sys.executable, "-c", start], check=True, capture_output=True, text=True).stdout
+    assert 0 < float(shown) < 700
