@@ -33,6 +33,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "few_photos_epochs": few_shot.few_photos_epochs,
     "first_commands": peers.first_commands,
     "foreign_pictures": few_shot.foreign_pictures,
+    "grocery_few_shot": few_shot.grocery_few_shot,
     "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
     "interval_coverage": latency.interval_coverage,
     "latency_cpu": latency.latency_cpu,
