@@ -177,7 +177,7 @@ def kept(runs: Path, backbone: str, name: str, seed: int, data: Data) -> dict[st
     folder = runs / f"pretraining-{len(data.train)}-{BACKBONES[backbone].passes}"
     file = folder / f"{backbone} {name} {seed}.json"
     settings = settings_of(backbone, name, seed)
-    if not file.is_file() or json.loads(file.read_text())["settings"] != settings:
+    if not file.is_file() or json.loads(file.read_text()).get("settings") != settings:
         start = time.process_time()
         work = folder / f"{backbone} {name} {seed}-{sha256_of(settings)[:8]}"
         result = {"settings": settings, **measured(work, backbone, name, seed, data)}
