@@ -107,7 +107,9 @@ def _run(draw: int, asked: argparse.Namespace, float_only: bool) -> dict[str, li
     recipe = load_recipe(RECIPE, [*settings_of(asked), f"datasets.cifar.few_shot.draw={draw}"])
     left_out = (Report, Bundle) if draw == 1 else (Report, Bundle, Profile)
     kept = tuple(
-        stage for stage in recipe.stages if not isinstance(stage, left_out) and not (float_only and _is_int8(stage))
+        stage
+        for stage in recipe.stages
+        if not isinstance(stage, left_out) and not (float_only and _depends_on_times(stage))
     )
     timed = [stage.id for stage in kept if isinstance(stage, (Quantize, Profile))]
     recipe = recipe.model_copy(update={"stages": kept})
@@ -118,8 +120,8 @@ def _run(draw: int, asked: argparse.Namespace, float_only: bool) -> dict[str, li
     return by_kind
 
 
-def _is_int8(stage: Stage) -> bool:
-    """Whether a stage's result depends on times: a latency, and all of INT8."""
+def _depends_on_times(stage: Stage) -> bool:
+    """Whether a stage's result depends on how fast models ran: a latency, an INT8 file, or the accuracy of one."""
     return isinstance(stage, (Quantize, Profile)) or (isinstance(stage, Evaluate) and stage.model.startswith("int8/"))
 
 

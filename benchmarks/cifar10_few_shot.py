@@ -16,7 +16,6 @@ from the pool too, and `auto`, which chooses inside each support. With --teacher
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import publish
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_networks import add_network, networks, result_name
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
@@ -46,13 +46,10 @@ Features = dict[str, Floats]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cifar", type=Path)
+    parser = parser_of_draws(__doc__, "cifar", draws=100)
     add_network(parser)
-    parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--auto-draws", type=int, default=20)
     parser.add_argument("--teacher-alone", action="store_true")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(2)
     context, data, models = terminal_context(), data_of(asked.cifar), networks(asked, SIDE)

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import ROOT
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
 from edgevit.recipe import Recipe
-
-HERE = Path(__file__).parent
 
 
 def parser_of_draws(description: str | None, *paths: str, draws: int = 3) -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def parser_of_draws(description: str | None, *paths: str, draws: int = 3) -> arg
 def artifacts_of_draws(recipe_of: Callable[[int], Recipe], draws: int, runs: Path) -> list[dict[str, Artifact]]:
     """The artifacts of each draw's recipe, by stage, on one thread. What RUNS holds is not made again."""
     torch.set_num_threads(1)
-    return [pipeline.run(recipe_of(draw), HERE, runs, terminal_context()) for draw in range(draws)]
+    return [pipeline.run(recipe_of(draw), ROOT / "benchmarks", runs, terminal_context()) for draw in range(draws)]
 
 
 def seeded(recipe: Recipe, seed: int, trainings: Collection[str]) -> Recipe:

@@ -38,6 +38,7 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks.cifar10_exercise import RECIPE, parser_for, settings_of
 from benchmarks.common import RESULTS, conditions, spread
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_mobilenetv2 import BICUBIC_ARGS, MODEL, MODEL_ARGS, state_dict
 from edgevit import pipeline
 from edgevit.bundling.prototypes import Share, SupportSet, accuracy_of, head_of, rates
@@ -135,12 +136,7 @@ def _seconds(command: list[str]) -> float:
 
 def all_rates() -> dict[str, Any]:
     """Claims beside truths, of each data set and each kind of bundle."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("grocery", "cifar", "weights"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--draws", type=int, default=40)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    asked = parser.parse_args()
+    asked = parser_of_draws(__doc__, "grocery", "cifar", "weights", draws=40).parse_args()
     photos, cifar = _grocery(asked), _cifar(asked)
     worlds: dict[str, Callable[[int], World]] = {
         "digits": _digits,

@@ -10,7 +10,6 @@ images.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import publish
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_mobilenetv2 import BICUBIC_ARGS, MODEL, weights_file
 from edgevit.configs import Fewshot, ImageFolder
 from edgevit.data import dataset_artifacts, open_dataset
@@ -39,12 +39,7 @@ STAGE = Fewshot.model_validate({"stage": "fewshot", "id": "teacher", "model": "m
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grocery", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--draws", type=int, default=40)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    asked = parser.parse_args()
+    asked = parser_of_draws(__doc__, "grocery", "weights", draws=40).parse_args()
     torch.set_num_threads(1)
     data, model = _data(asked.grocery), _model(weights_file(asked.weights, asked.runs))
     features: dict[str, Floats] = {}

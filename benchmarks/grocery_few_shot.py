@@ -10,13 +10,13 @@ the queries of their episode, so their rows are of another kind than the rest.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from benchmarks.cifar10_few_shot import INDUCTIVE, features_of, played
 from benchmarks.common import publish
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_networks import add_network, networks, result_name
 from edgevit.cli.output import terminal_context
 from edgevit.configs import ImageFolder
@@ -29,12 +29,9 @@ METHODS = (*INDUCTIVE, "label_propagation", "gaussian_mixture")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grocery", type=Path)
+    parser = parser_of_draws(__doc__, "grocery", draws=20)
     add_network(parser)
     parser.add_argument("--episodes", type=int, default=500)
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(2)
     context, data = terminal_context(), _data(asked.grocery)

@@ -177,16 +177,17 @@ def kept(runs: Path, backbone: str, name: str, seed: int, data: Data) -> dict[st
     folder = runs / f"pretraining-{len(data.train)}-{BACKBONES[backbone].passes}"
     file = folder / f"{backbone} {name} {seed}.json"
     settings = settings_of(backbone, name, seed)
-    if not file.is_file() or json.loads(file.read_text()).get("settings") != settings:
-        start = time.process_time()
-        work = folder / f"{backbone} {name} {seed}-{sha256_of(settings)[:8]}"
-        result = {"settings": settings, **measured(work, backbone, name, seed, data)}
-        result["cpu_s"] = round(time.process_time() - start, 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result))
-        print(backbone, name, seed, result, flush=True)
-    before: dict[str, Any] = json.loads(file.read_text())
-    return before
+    before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if before.get("settings") == settings:
+        return before
+    start = time.process_time()
+    work = folder / f"{backbone} {name} {seed}-{sha256_of(settings)[:8]}"
+    result = {"settings": settings, **measured(work, backbone, name, seed, data)}
+    result["cpu_s"] = round(time.process_time() - start, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result))
+    print(backbone, name, seed, result, flush=True)
+    return result
 
 
 def settings_of(backbone: str, name: str, seed: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from benchmarks.common import RESULTS, publish
+from benchmarks.draws import parser_of_draws
 from benchmarks.imagenet_mobilenetv2 import BICUBIC_ARGS, MODEL, MODEL_ARGS, state_dict
 from edgevit.artifacts import Json
 from edgevit.configs import Cifar, ImageFolder, Train
@@ -81,14 +82,9 @@ class Images(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cifar", type=Path)
-    parser.add_argument("grocery", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--draws", type=int, default=5)
+    parser = parser_of_draws(__doc__, "cifar", "grocery", "weights", draws=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=("heads", "training"))
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # scikit-learn's, of iterations
