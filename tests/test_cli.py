@@ -79,15 +79,20 @@ def test_help_says_what_the_docstring_says(command: CommandInfo) -> None:
     assert " ".join((command.callback.__doc__ or "").split()) in said
 
 
-def cpu_seconds_of_help() -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([EDGEVIT, "--help"], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def cpu_seconds(*command: str | Path) -> float:
+    """Of the fastest of three runs."""
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(once() for _ in range(3))
 
 
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
-    assert min(cpu_seconds_of_help() for _ in range(3)) < 0.3
+    assert cpu_seconds(EDGEVIT, "--help") < 6 * cpu_seconds(sys.executable, "-c", "import rich.console, typer")
     heavy = ("torch", "numpy", "onnx", "pydantic", "timm")
     code = f"import sys, edgevit.cli; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

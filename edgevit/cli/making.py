@@ -224,6 +224,9 @@ def quantize(
     bias_correction: Annotated[
         bool, flag("--bias-correction", "Correct biases so that channels keep their mean; for depthwise convolutions.")
     ] = False,
+    reduce_range: Annotated[
+        bool | None, flag("--reduce-range", "Weights of 7 bits, for x86 CPUs without VNNI; on such a CPU by default.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize an ONNX model, calibrated on images and checked against the float model.
@@ -258,6 +261,7 @@ def quantize(
             max_top1_drop=max_top1_drop,
             smoothquant=smoothquant,
             bias_correction=bias_correction,
+            reduce_range=reduce_range,
         )
         inputs = {"model": stages.model(model), "calibration": stages.unlabelled_images(calibration)}
         if validation is not None:

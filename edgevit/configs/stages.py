@@ -208,7 +208,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
@@ -230,6 +230,11 @@ class Quantize(Stage):
     runtime: QuantizedRuntime = Field(
         "onnxruntime",
         description="Runtime that the graph is written for. For `tensorrt`, float tensors are float16.",
+    )
+    reduce_range: Annotated[bool | None, Added()] = Field(
+        None,
+        description="Whether int8 weights have 7 bits in place of 8. On x86 CPUs without VNNI, products of 8 bits "
+        "overflow. By default, it is tried on this machine and on `target`: 7 bits where they overflow.",
     )
     precision: QuantizedPrecision = Field(
         "int8",
@@ -297,6 +302,8 @@ class Quantize(Stage):
 
     @model_validator(mode="after")
     def _precision_is_tensorrts(self) -> Self:
+        if self.reduce_range and (self.precision != "int8" or self.runtime == "tensorrt"):
+            raise ValueError("reduce_range is for int8 on CPUs: leave it out for TensorRT, which adds in 32 bits")
         if self.precision == "int8":
             return self
         if self.runtime != "tensorrt":

@@ -185,7 +185,10 @@ class Training(Stage):
     augmentation: Annotated[
         Augmentation, BeforeValidator(lambda given: given, json_schema_input_type=Preset | Augmentation)
     ] = Field(Augmentation(), description="Random changes of training images: a preset by its name, or single values.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of autocast.")
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32",
+        description="Precision of autocast. auto: bfloat16 where the device is fast in it, and float32 elsewhere.",
+    )
     channels_last: bool = Field(
         False, description="Whether memory is laid out channels-last. Convolutions are then faster on recent devices."
     )
@@ -531,6 +534,11 @@ class Qat(Distillation):
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
     calibrator: Calibrator = Field("minmax", description="Rule that turns observed values into a range.")
     learn_ranges: bool = Field(True, description="Whether the ranges are trained too (LSQ).")
+    reduce_range: Annotated[bool | None, Added()] = Field(
+        None,
+        description="Whether weights have 7 bits in place of 8, as in `quantize`. By default, where products of 8 bits "
+        "overflow on this machine.",
+    )
     smoothquant: Fraction | None = Field(
         None,
         description="SmoothQuant strength α, before the training; 0 turns it off. By default, 0.5 is tried if a "

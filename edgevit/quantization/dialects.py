@@ -37,6 +37,7 @@ class Dialect:
 
     Attributes:
         activations: the usual integer type of activations, for int8; weights are int8, symmetric, one scale a channel.
+        reduce_range: whether weights are integers of 7 bits, −64 to 64, whose products overflow on no CPU.
         largest_zero_points: by the type of the operator that reads an activation. Where uint8 has no larger zero point
             for its range, it is uint8 in place of `activations`.
         operators: operator types that are quantized if their second input is a weight. Products of two activations
@@ -62,6 +63,12 @@ class Dialect:
     precision: QuantizedPrecision = "int8"
     opset: int = 13
     largest_zero_points: Mapping[str, int] = field(default_factory=dict)
+    reduce_range: bool = False
+
+    @property
+    def largest_weight(self) -> int:
+        """The integer of a channel's largest weight, for int8."""
+        return 64 if self.reduce_range else 127
 
     def integers(self, bounds: tuple[float, float], readers: Iterable[str]) -> Integers:
         """The integers of activations with this range, which operators of these types read."""
@@ -87,7 +94,7 @@ class Dialect:
 #   kernel times add up to 13.8 ms with it, 12.3 without it, and 11.4 if the product adds the bias (in a compiled file).
 # INT8 gains nothing if float convolutions in ONNX Runtime's blocked layout are as fast: efficientvit_b0 has 0.8 times
 # the speed of float, mobilevit_xxs 0.9, fastvit_t8 0.6, with depthwise convolutions in float or not. Measure both.
-# On x86 without VNNI, products of uint8 and int8 may saturate; the SQNR gate, which runs on this machine, detects it.
+# On x86 without VNNI, products of uint8 and int8 saturate in both runtimes: see overflow.py.
 # openvino, one thread, minima of 40 interleaved runs, same CPU: of one type for all activations, symmetric int8 is
 # fastest, without a pair behind a convolution. repvit_m0_9 takes 4.7 ms; 5.8 with pairs behind convolutions or with
 # uint8, 6.9 with both. deit_tiny takes 8.8 ms, with uint8 9.2.
@@ -145,9 +152,11 @@ BESIDE_INT8 = {
 }
 
 
-def dialect_of(runtime: str, precision: QuantizedPrecision) -> Dialect:
-    """A runtime's dialect for a precision; float8 and int4 have one for TensorRT alone."""
-    return DIALECTS[runtime] if precision == "int8" else BESIDE_INT8[precision]
+def dialect_of(runtime: str, precision: QuantizedPrecision, reduce_range: bool = False) -> Dialect:
+    """A runtime's dialect for a precision; float8 and int4 have one for TensorRT alone, without reduced ranges."""
+    if precision != "int8":
+        return BESIDE_INT8[precision]
+    return replace(DIALECTS[runtime], reduce_range=reduce_range)
 
 
 def is_placed(node: NodeProto, placement: Placement) -> bool:

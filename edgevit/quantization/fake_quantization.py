@@ -19,7 +19,6 @@ from edgevit.models.timm_models import timm_model
 from edgevit.quantization.dialects import Integers
 from edgevit.quantization.ptq import RoundedLayer
 
-LARGEST_WEIGHT = 127
 INPUT, OUTPUT = "input_quantizer", "output_quantizer"
 
 
@@ -93,15 +92,22 @@ class _Rounding(torch.autograd.Function):
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight (outputs, …) to −127..127 times one scale per output, max|w|/127, as the writer does.
+    """Rounds a weight (outputs, …) to −L..L times one scale per output, max|w|/L, as the writer does.
 
     Gradients pass straight through.
+
+    Args:
+        largest: L, `Dialect.largest_weight`.
     """
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self._largest = largest
 
     def forward(self, weight: Tensor) -> Tensor:
         values = weight.detach()
         largest = values.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1))
-        scale = (largest.double() / LARGEST_WEIGHT).to(weight.dtype)
+        scale = (largest.double() / self._largest).to(weight.dtype)
         scale = torch.where(scale < torch.finfo(weight.dtype).tiny, torch.ones_like(scale), scale)
         return weight + ((values / scale).round() * scale - values)
 
@@ -114,6 +120,7 @@ class FakeQuantization:
     ranges: Mapping[str, Range]
     integers: Mapping[str, Integers]
     learned: bool
+    largest_weight: int
 
     def apply(self, module: nn.Module, images: Tensor) -> list[str]:
         """Make a module's layers round their inputs, their weights and, as in the graph, their outputs.
@@ -139,7 +146,7 @@ class FakeQuantization:
         inner = timm_model(module)
         for path, tensors in self.layers.items():
             layer = inner.get_submodule(path)
-            parametrize.register_parametrization(layer, "weight", WeightQuantizer())
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer(self.largest_weight))
             layer.add_module(INPUT, quantizers[tensors.input])
             if tensors.rounded_output is not None:
                 _round_after(layer, quantizers[tensors.rounded_output])

@@ -105,10 +105,26 @@ def _calibrated(
     """The model with the ranges of the calibration images, or with trained ranges."""
     if config.calibrator != "trained":
         return calibrated(
-            source, calibration, config.calibrator, config.runtime, threads, config.id, precision=config.precision
+            source,
+            calibration,
+            config.calibrator,
+            config.runtime,
+            threads,
+            config.id,
+            precision=config.precision,
+            reduce_range=config.reduce_range,
         )
     trained = trained_ranges_in(source, config.id)
-    ready = calibrated(source, calibration, "minmax", config.runtime, threads, config.id, trained.tensors)
+    ready = calibrated(
+        source,
+        calibration,
+        "minmax",
+        config.runtime,
+        threads,
+        config.id,
+        trained.tensors,
+        reduce_range=config.reduce_range,
+    )
     _mention_untrained(trained, ready, config, progress)
     return ready
 

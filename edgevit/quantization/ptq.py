@@ -36,6 +36,7 @@ from edgevit.quantization.dialects import (
     why_float,
 )
 from edgevit.quantization.fp8_int4 import with_float8, with_int4
+from edgevit.quantization.overflow import overflows_here
 from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 
 
@@ -152,6 +153,7 @@ def calibrated(
     where: object,
     trained: Mapping[str, tuple[float, float]] | None = None,
     precision: QuantizedPrecision = "int8",
+    reduce_range: bool | None = None,
 ) -> CalibratedModel:
     """Find the ranges of all activations that the dialect of `runtime` for `precision` quantizes.
 
@@ -159,12 +161,13 @@ def calibrated(
         batches: gives the calibration batches, equal at each call.
         where: the file or stage, for errors.
         trained: known ranges by the tensors' names. Only the other tensors are calibrated.
+        reduce_range: whether int8 weights have 7 bits; None: where products of 8 bits overflow on this machine's CPU.
 
     Raises:
         ArtifactError: the graph is quantized already, its opset is too old, or there is nothing to quantize.
         DataError: there are no calibration images, or activations that are not finite.
     """
-    dialect = dialect_of(runtime, precision)
+    dialect = dialect_of(runtime, precision, overflows_here(runtime) if reduce_range is None else reduce_range)
     _check_quantizable(model, dialect.oldest_opset, where)
     named = canonical(_raised(model, dialect.opset, where), dialect, where)
     nodes = _quantizable_nodes(named, dialect)
@@ -309,7 +312,7 @@ def _with_qdq(
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=dialect.reduce_range,
             weight_qType=QuantType.QInt8,
             activation_qType=dialect.activations,
             tensors_range=TensorsData(CalibrationMethod.MinMax, limits),

@@ -133,7 +133,15 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
     source = with_stored_constants(with_functions_inlined(read_onnx(file), quantize.id))
     io = artifact_from_onnx(file).io
     images = [random_images(io, fixed_batch(io) or CALIBRATION_IMAGES)]
-    ready = calibrated(source, lambda: iter(images), "minmax", quantize.runtime, usable_cpus(), quantize.id)
+    ready = calibrated(
+        source,
+        lambda: iter(images),
+        "minmax",
+        quantize.runtime,
+        usable_cpus(),
+        quantize.id,
+        reduce_range=quantize.reduce_range,
+    )
     writer = CandidateWriter(source, "float32", ready, io, folder, quantize.floor_db)
     yield writer.float_candidate()
     if quantize.placement == "fastest":

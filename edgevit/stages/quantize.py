@@ -30,6 +30,7 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.gate import Validation
+from edgevit.quantization.overflow import overflows_here, overflows_on
 from edgevit.quantization.preparation import prepared
 from edgevit.quantization.sensitivity import Sensitivity, sensitivity_table
 from edgevit.runtimes.base import HostSession, SessionOptions, carried_cost, fixed_batch, random_images
@@ -37,7 +38,7 @@ from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.sessions import open_session
 from edgevit.stages.engine_forms import engine_forms
 from edgevit.stages.trial_engines import ENGINES, engine_builder, kept_logs
-from edgevit.targets import target_for
+from edgevit.targets import Target, target_for
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
@@ -54,6 +55,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
     if doubts:
         images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
         context.progress.say(f"    {config.id}: the SQNR gate uses seeded random images, too")
+    target = target_for(config.target, context)
+    config = _with_reduced_range(config, target, context.progress)
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
@@ -87,7 +90,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             reference,
             images,
             partial(_advice, config, sensitivities),
-            target_for(config.target, context),
+            target,
             config.threads,
             threads,
             gate_on_target=config.target != LOCAL_CPU,
@@ -106,6 +109,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": best.candidate.model_file.precision,
+        **({"reduce_range": True} if config.reduce_range and best.candidate.is_quantized else {}),
         "form": best.candidate.name,
         "kept_float": best.candidate.kept_float,
         "quantized_ops": best.candidate.quantized_ops,
@@ -161,6 +165,20 @@ def _validation(
         images = f"every image of {dataset.name} is used for the ranges or the SQNR, too"
         context.progress.say(f"note: {config.id}: {images}, so fewer answers may change there than on new images")
     return Validation(beside or dataset, reference, config.largest_top1_drop, config.seed, context.progress)
+
+
+def _with_reduced_range(config: Quantize, target: Target, progress: Progress) -> Quantize:
+    """The stage with its `reduce_range` decided: where products of 8 bits overflow, here or on the target."""
+    if config.precision != "int8" or config.reduce_range is not None:
+        return config
+    if overflows_here(config.runtime):
+        place = "this CPU"
+    elif config.target != LOCAL_CPU and overflows_on(target, config.runtime):
+        place = config.target
+    else:
+        return config.model_copy(update={"reduce_range": False})
+    progress.say(f"    {config.id}: INT8 weights have 7 bits: with 8, the products of {place} overflow")
+    return config.model_copy(update={"reduce_range": True})
 
 
 def _refuse_compiled(source: ModelProto, model: Artifact) -> None:

@@ -108,7 +108,10 @@ def fake_quantization(
     _mention_others([layer.output for layer in calibration.layers() if layer.output not in paths], config, context)
     if not layers:
         raise ArtifactError("no layer of this model can be quantized in training", where=config.id)
-    return rounded.built, FakeQuantization(layers, calibration.ranges, calibration.integers, config.learn_ranges)
+    largest_weight = calibration.dialect.largest_weight
+    return rounded.built, FakeQuantization(
+        layers, calibration.ranges, calibration.integers, config.learn_ranges, largest_weight
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,15 @@ class _ExportedStudent:
         config, model = self.config, self.exported.model
         if dialect_of(config.runtime, "int8").floats == "float16":
             model = with_fused_norms(model)
-        return calibrated(model, self.calibrate, config.calibrator, config.runtime, usable_cpus(), config.id)
+        return calibrated(
+            model,
+            self.calibrate,
+            config.calibrator,
+            config.runtime,
+            usable_cpus(),
+            config.id,
+            reduce_range=config.reduce_range,
+        )
 
     @cached_property
     def outlier_channels(self) -> dict[str, float]:

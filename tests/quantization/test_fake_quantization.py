@@ -90,21 +90,24 @@ def test_activations_are_rounded_as_by_a_pair_in_onnxruntime(
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e3))
-def test_weights_are_rounded_as_the_writer_does(seed: int, size: float) -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e3), st.booleans())
+def test_weights_are_rounded_as_the_writer_does(seed: int, size: float, reduced: bool) -> None:
     generator = np.random.default_rng(seed)
     weight = (size * generator.standard_normal((24, 40)) * generator.uniform(0.01, 1, (24, 1))).astype(np.float32)
     weight[3] = 0  # an output that is off
     images = generator.standard_normal((8, 40)).astype(np.float32)
-    found = calibrated(product(np.ascontiguousarray(weight.T)), lambda: [images], "minmax", "onnxruntime", 1, "test")
+    graph = product(np.ascontiguousarray(weight.T))
+    found = calibrated(graph, lambda: [images], "minmax", "onnxruntime", 1, "test", reduce_range=reduced)
     constants = {name: numpy_helper.to_array(one) for name, one in constants_of(found.quantized().model).items()}
     written = constants["w_quantized"].astype(np.float32) * constants["w_scale"]
-    np.testing.assert_array_equal(WeightQuantizer()(torch.from_numpy(weight)).numpy(), written.T)
+    assert np.abs(constants["w_quantized"]).max() == found.dialect.largest_weight == (64 if reduced else 127)
+    rounded = WeightQuantizer(found.dialect.largest_weight)(torch.from_numpy(weight))
+    np.testing.assert_array_equal(rounded.numpy(), written.T)
 
 
 def test_weights_of_convolutions_have_a_scale_an_output_and_a_straight_gradient() -> None:
     weight = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    rounded = WeightQuantizer()(weight)
+    rounded = WeightQuantizer(127)(weight)
     for ours, given_one in zip(rounded.detach(), weight.detach(), strict=True):
         step = float(given_one.abs().max()) / 127
         assert float((ours - given_one).abs().max()) <= step / 2 * 1.0001
@@ -184,9 +187,9 @@ def test_what_others_read_too_is_rounded_for_them_where_a_submodule_makes_it(by_
     module, images = Residual(by_submodule).eval(), torch.randn(2, 3, 8, 8)
     layers = {"conv": RoundedLayer("entering", "made", None, shared=True)}
     expected_conv = nn.Conv2d(3, 3, 1)
-    expected_conv.load_state_dict({"weight": WeightQuantizer()(module.conv.weight), "bias": module.conv.bias})
+    expected_conv.load_state_dict({"weight": WeightQuantizer(127)(module.conv.weight), "bias": module.conv.bias})
     integers = {"entering": DIALECTS["onnxruntime"].integers((0.0, 3.0), ["Conv"])}
-    rounded = FakeQuantization(layers, {"entering": (0.0, 3.0)}, integers, learned=True)
+    rounded = FakeQuantization(layers, {"entering": (0.0, 3.0)}, integers, learned=True, largest_weight=127)
     assert rounded.apply(module, images) == ([] if by_submodule else ["conv"])
     values = (images * 1.7).relu()
     coarse = (values / (3 / 255)).round().clamp(0, 255) * (3 / 255)

@@ -131,7 +131,7 @@ def test_too_few_calibration_images_are_said():
         "quantize", "few", Context(progress=said), model=float_onnx().id, calibration="digits.support",
         calibration_images=51,
     )  # fmt: skip
-    assert said.lines == ["digits.support has 50 images to calibrate on; 51 were requested"]
+    assert "digits.support has 50 images to calibrate on; 51 were requested" in said.lines
 
 
 def test_a_quantized_model_below_the_floor_fails():

@@ -29,6 +29,7 @@ from edgevit.graphs.files import artifact_from_onnx
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.latency_record import LatencyRecord
 from edgevit.profiling.loop import Boundary
+from edgevit.quantization.overflow import overflows_here, overflows_on
 from edgevit.recipe import load_recipe
 from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.stages import profile
@@ -91,6 +92,11 @@ def photos(count: int) -> list[NDArray[np.uint8]]:
     generator = np.random.default_rng(0)
     sizes = [(40 + 3 * i, 50 - 2 * i) for i in range(count)]
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def test_whether_int8_products_overflow_is_asked_on_the_machine(host: SshHost) -> None:
+    """By a model with a fixed batch size, which the agent runs."""
+    assert overflows_on(target_for("board", Context()), "onnxruntime") == overflows_here("onnxruntime")
 
 
 @pytest.mark.parametrize("model", [float_onnx, int8_onnx])

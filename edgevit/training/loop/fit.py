@@ -19,6 +19,7 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
+from edgevit.inference.precision import mention_precision, precision_on
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
@@ -89,7 +90,7 @@ def fit(
         views,
     )
     run = _Run(learner, batches, config, context, validate, ends, scheduler)
-    with worker_death_as_data_error(context.workers), fastest_attention(learner, run.device, config.precision):
+    with worker_death_as_data_error(context.workers), fastest_attention(learner, run.device, run.precision):
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
@@ -130,7 +131,8 @@ class _Run:
         inner = learner.stripped(learner.model)
         if config.grad_checkpointing:
             checkpoint_gradients(inner)
-        learner.compute_as(config)
+        self.precision = precision_on(self.device, config.precision)
+        learner.compute_as(config, self.precision)
         self.ema = (
             None
             if config.ema_decay is None
@@ -152,7 +154,7 @@ class _Run:
             if scheduler
             else scheduler_for(self.optimizer, config, batches.total_steps, steps_per_epoch)
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self.forward = learner if self.sharded else processes.parallel(learner)
         self.validated: Mapping[str, float] = {}
         self.names: tuple[str, ...] = ()  # of the learner's further means
@@ -180,6 +182,8 @@ class _Run:
 
     def train(self, save_every_s: float) -> None:
         self._resume()
+        if self.is_first:
+            mention_precision(self.config.precision, self.device, self.context.progress)
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()

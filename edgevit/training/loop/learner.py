@@ -79,9 +79,9 @@ class Learner(nn.Module):
         """The part of `result()`, or of its moving average, that is saved."""
         return module
 
-    def compute_as(self, config: Training) -> None:
+    def compute_as(self, config: Training, precision: Precision) -> None:
         """Take precision, memory layout and compilation of the forward pass from a stage."""
-        self._precision = config.precision
+        self._precision = precision
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self._compiled = torch.compile(self.model) if config.compile else None
 
@@ -89,4 +89,4 @@ class Learner(nn.Module):
         """The model's outputs, under autocast, for a view (N, H, W, 3) that is resized to the model's input."""
         images = normalize(view, self.preprocess).contiguous(memory_format=self._layout)
         with autocast(images.device, self._precision):
-            return (self._compiled or self.model)(images)
+            return (self.model if self._compiled is None else self._compiled)(images)

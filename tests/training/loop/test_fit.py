@@ -27,6 +27,7 @@ from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, RecipeError, TrainingError
 from edgevit.inference.over_dataset import accuracy
+from edgevit.inference.precision import precision_on
 from edgevit.models import create_model
 from edgevit.progress import progress_for
 from edgevit.training.classifier_learner import ClassifierLearner
@@ -250,6 +251,9 @@ def assert_death_of_a_worker_is_said(folder: Path, dies_at: int, wait_s: float) 
     subprocess.run(
         [sys.executable, "-c", ""], check=True
     )  # torch raises at the exit of any child if it knows a dead one
+    deadline = time.monotonic() + 10
+    while set(multiprocessing.active_children()) - others and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert set(multiprocessing.active_children()) <= others, f"kept alive by the frames of {caught.value!r}"
     saved = TrainingState(Context(work=folder)).saved_step()
     assert saved is None or saved >= dies_at - 1
@@ -398,6 +402,12 @@ def test_half_precision_learns(tmp_path: Path, precision: str) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     single, _ = trained(tmp_path / "single", val, epochs=12)
     assert not torch.equal(model.state_dict()["head.weight"], single.state_dict()["head.weight"])
+
+
+def test_auto_trains_in_the_precision_that_it_takes(tmp_path: Path) -> None:
+    taken = precision_on(torch.device("cpu"), "auto")
+    one, other = (trained(tmp_path / name, precision=name)[0] for name in ("auto", taken))
+    assert_same_weights(one, other)
 
 
 def test_layout_in_memory_changes_nothing_but_rounding(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""INT8 products that overflow on a CPU without VNNI, and weights of 7 bits, whose products do not."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from pydantic import ValidationError
+
+from edgevit.artifacts import Artifact, IOSpec, Preprocess
+from edgevit.configs import Quantize
+from edgevit.context import Context
+from edgevit.graphs.files import write_onnx
+from edgevit.profiling.conditions import cpu
+from edgevit.provenance import version_of
+from edgevit.quantization import calibrated
+from edgevit.quantization.overflow import overflows_here, overflows_on
+from edgevit.runtimes.parity import sqnr_db
+from edgevit.runtimes.sessions import file_session
+from edgevit.targets import target_for
+from tests.checking.graphs import model as graph_of
+from tests.said import Said
+from tests.small_models import float_onnx, workbench
+
+MULTIPLY_IN_32_BITS = {"avx_vnni", "avx512_vnni", "amx_int8"}
+runtimes = pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+
+
+def needs(runtime: str) -> None:
+    if version_of(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+
+
+@runtimes
+def test_products_overflow_where_an_x86_cpu_names_no_vnni(runtime: str) -> None:
+    needs(runtime)
+    if platform.machine() != "x86_64":
+        assert not overflows_here(runtime)
+    elif not cpu()["instruction_sets"]:
+        pytest.skip("this system does not name the CPU's instructions")
+    else:
+        assert overflows_here(runtime) == (not MULTIPLY_IN_32_BITS & set(cpu()["instruction_sets"]))
+
+
+@runtimes
+def test_a_target_is_asked_by_running_a_model_on_it(runtime: str) -> None:
+    needs(runtime)
+    assert overflows_on(target_for("local-cpu", Context()), runtime) == overflows_here(runtime)
+
+
+def test_tensor_cores_do_not_overflow() -> None:
+    assert not overflows_here("tensorrt")
+
+
+@runtimes
+@pytest.mark.parametrize("operator", ["MatMul", "Conv"])
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_of_7_bits_give_the_sums_of_the_graph_on_any_cpu(
+    runtime: str, operator: str, seed: int, tmp_path: Path
+) -> None:
+    """Weights and images of extremes alone, so that products of 8 bits would overflow. NumPy gives the sums."""
+    needs(runtime)
+    generator = np.random.default_rng(seed)
+    shape = (16, 3, 3, 3) if operator == "Conv" else (48, 16)
+    weight = generator.choice(np.array([-1, 1], np.float32), shape, p=[0.1, 0.9])
+    images = generator.choice(np.array([0, 1], np.float32), (2, 3, 4, 4), p=[0.1, 0.9])
+    images[0] = 1
+    nodes = {
+        "Conv": [
+            onnx.helper.make_node("Conv", ["image", "w"], ["sums"], "sums"),
+            onnx.helper.make_node("Flatten", ["sums"], ["logits"], "flat"),
+        ],
+        "MatMul": [
+            onnx.helper.make_node("Flatten", ["image"], ["flat"], "flat"),
+            onnx.helper.make_node("MatMul", ["flat", "w"], ["logits"], "sums"),
+        ],
+    }[operator]
+    classes = 64 if operator == "Conv" else 16
+    graph = graph_of(nodes, {"w": weight}, ["batch", 3, 4, 4], ["batch", classes])
+    made = calibrated(graph, lambda: [images], "minmax", runtime, 1, "test", reduce_range=True).quantized()
+    spec = IOSpec.for_classifier(Preprocess(height=4, width=4), tuple(map(str, range(classes))))
+    write_onnx(made.model, tmp_path / "model.onnx", spec, made.options)
+    given = file_session(tmp_path / "model.onnx", spec, made.options, 1).infer({"image": images})["logits"]
+    if operator == "MatMul":
+        exact = images.reshape(2, -1) @ weight
+    else:
+        patches = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(2, 3))
+        exact = np.einsum("ncyxij,ocij->noyx", patches, weight).reshape(2, -1)
+    # an int8 activation takes −128..127 for −1..1, and a uint8 output rounds to a 255th of its range
+    np.testing.assert_allclose(given, exact, atol=0.02 * np.abs(exact).max())
+
+
+def made_with(reduce_range: bool | None) -> tuple[Artifact, list[str]]:
+    said = Said()
+    fields = {"model": float_onnx().id, "calibration": "digits.pool", "calibration_images": 16, "placement": "all"}
+    name = f"reduced-{reduce_range}"
+    artifact = workbench().run("quantize", name, Context(progress=said), reduce_range=reduce_range, **fields)
+    return artifact, said.lines
+
+
+def integer_weights(artifact: Artifact) -> Mapping[str, np.ndarray]:
+    model = onnx.load(artifact.file("model.onnx"))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: values for name, values in tensors.items() if values.dtype == np.int8 and values.ndim > 1}
+
+
+def test_the_stage_takes_7_bits_where_8_overflow_and_says_so() -> None:
+    artifact, lines = made_with(None)
+    overflows = overflows_here("onnxruntime")
+    assert artifact.metrics.get("reduce_range", False) == overflows
+    assert (
+        any("INT8 weights have 7 bits: with 8, the products of this CPU overflow" in line for line in lines)
+        == overflows
+    )
+    assert max(np.abs(values.astype(int)).max() for values in integer_weights(artifact).values()) == (
+        64 if overflows else 127
+    )
+
+
+def test_7_bits_can_be_asked_for_on_any_cpu() -> None:
+    artifact, lines = made_with(True)
+    assert artifact.metrics["reduce_range"]
+    assert not any("overflow" in line for line in lines)
+    weights = integer_weights(artifact)
+    assert weights
+    assert all(np.abs(values.astype(int)).max() == 64 for values in weights.values())
+    assert artifact.metrics["sqnr_db"] > 20
+
+
+@pytest.mark.parametrize("fields", [{"runtime": "tensorrt"}, {"runtime": "tensorrt", "precision": "float8"}])
+def test_7_bits_for_tensorrt_are_refused(fields: dict[str, str]) -> None:
+    stage = {"stage": "quantize", "id": "q", "model": "onnx", "calibration": "digits.pool", "reduce_range": True}
+    with pytest.raises(ValidationError, match="reduce_range is for int8 on CPUs"):
+        Quantize.model_validate({**stage, **fields})
+
+
+@runtimes
+def test_a_small_vit_stays_close_to_float_with_7_bits(runtime: str) -> None:
+    """One bit less costs at most 6 dB of the weights' noise."""
+    needs(runtime)
+    images = np.random.default_rng(0).standard_normal((32, 3, 32, 32)).astype(np.float32)
+    model = onnx.load(float_onnx().file("model.onnx"))
+    outputs = {}
+    for reduced in (False, True):
+        made = calibrated(model, lambda: [images], "minmax", runtime, 1, "test", reduce_range=reduced).quantized().model
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no integer kernels
+        session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs[reduced] = session.run(["logits"], {"image": images})[0]
+    plain = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = plain.run(["logits"], {"image": images})[0]
+    db = {reduced: sqnr_db(values, expected) for reduced, values in outputs.items()}
+    assert db[False] - 7 < db[True] < db[False] + 1
