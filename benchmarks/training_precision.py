@@ -1,10 +1,10 @@
 """Training in float32 and in bfloat16 on this machine's CPU: images a second of several networks.
 
-    python -m benchmarks.training_precision [--rounds 5] [--steps 4]
+    python -m benchmarks.training_precision [--rounds 3]
 
-Each training is `fit` from its call to its return: labelled characters that come with edgevit, batches of 16, one
-process, two threads. A network's two precisions take turns within each round. The result's name says whether the CPU
-has instructions for bfloat16, because that decides which one is faster.
+Each training is `fit` from its call to its return: an epoch of 98 labelled characters that come with edgevit, batches
+of 16, one process, two threads. A network's two precisions take turns within each round. The result's name says whether
+the CPU has instructions for bfloat16, because that decides which one is faster.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import label_objective
 
 BATCH, THREADS = 16, 2
+SAMPLES, CHARACTERS = 1, 98  # samples of each character
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
@@ -54,8 +55,7 @@ NETWORKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
     is_fast = is_fast_in_bfloat16(torch.device("cpu"))
@@ -63,20 +63,18 @@ def main() -> None:
         f"training_precision_{'with' if is_fast else 'without'}_instructions",
         {
             "batch_size": BATCH,
-            "steps": asked.steps,
+            "images": SAMPLES * CHARACTERS,
             "threads": THREADS,
-            "networks": {name: _measured(network, asked) for name, network in NETWORKS.items()},
+            "networks": {name: _measured(network, asked.rounds) for name, network in NETWORKS.items()},
         },
     )
 
 
-def _measured(network: Network, asked: argparse.Namespace) -> dict[str, Any]:
-    data = _characters(network.size, asked.steps)
+def _measured(network: Network, count: int) -> dict[str, Any]:
+    data = _characters(network.size)
     for precision in PRECISIONS:  # warm-up
         _images_per_s(network, data, precision)
-    rounds = [
-        {precision: _images_per_s(network, data, precision) for precision in PRECISIONS} for _ in range(asked.rounds)
-    ]
+    rounds = [{precision: _images_per_s(network, data, precision) for precision in PRECISIONS} for _ in range(count)]
     return {
         "image_size": network.size,
         "images_per_s": {precision: spread([speeds[precision] for speeds in rounds]) for precision in PRECISIONS},
@@ -84,9 +82,8 @@ def _measured(network: Network, asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _characters(size: int, steps: int) -> Dataset:
-    """At least the images of these steps."""
-    config = Glyphs(source="glyphs", samples_per_class=-(-steps * BATCH // 98), size=size)
+def _characters(size: int) -> Dataset:
+    config = Glyphs(source="glyphs", samples_per_class=SAMPLES, size=size)
     return open_dataset(dataset_artifacts({"glyphs": config}, Path(), ["glyphs.train"])["glyphs.train"])
 
 

@@ -28,11 +28,17 @@ UNKNOWN_TARGET = TargetInfo(name="unknown", runtime="onnxruntime", versions={}, 
 
 
 class OnnxruntimeOptions(Frozen):
-    """How ONNX Runtime loads a file. Float operators run in the file's own precision."""
+    """How ONNX Runtime loads a file. Float operators run in the file's own precision.
+
+    Attributes:
+        exact_sums: on x86 CPUs without VNNI, products of 8-bit integers are added in 32 bits, by slower kernels. False
+            for weights of 7 bits, whose sums fit into the 16 bits of the faster ones.
+    """
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     graph_optimization_level: Literal["all", "disabled"] = "all"
     disabled_optimizers: tuple[str, ...] = ()
+    exact_sums: bool = True
     inference_precision: ClassVar[str] = "float32"
 
 

@@ -28,7 +28,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "35646ec10848",
     ),
-    "qat": ({"init": "m", "streams": [{"data": "d"}], "calibration": "c"}, "0848bdd5c74b"),
+    "qat": ({"init": "m", "streams": [{"data": "d"}], "calibration": "c"}, "07376e1242fa"),
     "prune": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "f4cbf2270e91"),
     "factorize": ({"model": "m", "keep_macs": 0.5, "data": "d"}, "1526e9554b7e"),
     "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),

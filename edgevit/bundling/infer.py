@@ -370,6 +370,7 @@ def are_session_options(value: Any) -> bool:
     return (
         value.get("graph_optimization_level") in (None, "disabled", "all")
         and (disabled is None or disabled == [] or is_list(disabled, str))
+        and isinstance(value.get("exact_sums", True), bool)
         and value.get("inference_precision", "float32") in ("float32", "bfloat16")
     )
 

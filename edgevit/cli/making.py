@@ -225,7 +225,11 @@ def quantize(
         bool, flag("--bias-correction", "Correct biases so that channels keep their mean; for depthwise convolutions.")
     ] = False,
     reduce_range: Annotated[
-        bool | None, flag("--reduce-range", "Weights of 7 bits, for x86 CPUs without VNNI; on such a CPU by default.")
+        bool | None,
+        flag(
+            "--reduce-range/--full-range",
+            "INT8 weights of 7 or 8 bits; by default 7 where products of 8 bits overflow on the CPU.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -54,6 +54,7 @@ Opset = Annotated[int, bounds.OPSET]
 Seed = Annotated[int, bounds.SEED]
 MOST_NESTED = 20  # levels of lists and mappings in model_args
 LONGEST_ID = 200  # characters; a folder has this name
+RANGE_OF_TENSORRT = "reduce_range is for CPUs: leave it out for tensorrt, which adds in 32 bits"
 OPSET = 20  # the default opset of ONNX files
 QuantizedPrecision = Literal["int8", "float8", "int4"]
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]

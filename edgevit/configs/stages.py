@@ -12,6 +12,7 @@ from edgevit.configs.evaluation import Evaluate
 from edgevit.configs.fewshot import Fewshot
 from edgevit.configs.fields import (
     OPSET,
+    RANGE_OF_TENSORRT,
     AdaptedTo,
     Added,
     AnswersComparedOn,
@@ -301,9 +302,13 @@ class Quantize(Stage):
         return self
 
     @model_validator(mode="after")
+    def _range_is_reduced_for_cpus(self) -> Self:
+        if self.reduce_range and self.runtime == "tensorrt":
+            raise ValueError(RANGE_OF_TENSORRT)
+        return self
+
+    @model_validator(mode="after")
     def _precision_is_tensorrts(self) -> Self:
-        if self.reduce_range and (self.precision != "int8" or self.runtime == "tensorrt"):
-            raise ValueError("reduce_range is for int8 on CPUs: leave it out for TensorRT, which adds in 32 bits")
         if self.precision == "int8":
             return self
         if self.runtime != "tensorrt":

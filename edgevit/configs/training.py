@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from edgevit import bounds
 from edgevit.artifacts import ClassName, Frozen, Kind
 from edgevit.configs.fields import (
+    RANGE_OF_TENSORRT,
     Added,
     BatchSize,
     Beta,
@@ -524,7 +525,7 @@ class Qat(Distillation):
     """Train a checkpoint while its layers round as in INT8 (quantization-aware training)."""
 
     stage: Literal["qat"]
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     init: CheckpointRef = Field(description="Checkpoint to train. It teaches itself if no teacher is given.")
     runtime: QuantizedRuntime = Field(
         "onnxruntime",
@@ -553,4 +554,10 @@ class Qat(Distillation):
     def _one_kind_of_teacher(self) -> Qat:
         if self.teacher is not None and self.teachers:
             raise ValueError("give either 'teacher' or 'teachers', or neither: then 'init' teaches")
+        return self
+
+    @model_validator(mode="after")
+    def _range_is_reduced_for_cpus(self) -> Self:
+        if self.reduce_range and self.runtime == "tensorrt":
+            raise ValueError(RANGE_OF_TENSORRT)
         return self

@@ -109,7 +109,7 @@ def tensor_ranges(ranges: TrainedRanges, model: ModelProto, layers: Mapping[str,
         tensors[entering[outputs[path]]] = layer.input
         if layer.output is not None:
             tensors[outputs[path]] = layer.output
-    return TensorRanges(runtime=ranges.runtime, tensors=tensors)
+    return TensorRanges(runtime=ranges.runtime, reduce_range=ranges.reduce_range, tensors=tensors)
 
 
 @torch.no_grad()

@@ -35,9 +35,11 @@ class TensorRanges(Frozen):
     Attributes:
         runtime: the runtime whose dialect the ranges were trained for.
         tensors: lowest and highest value by the tensor's name.
+        reduce_range: whether weights were rounded to 7 bits.
     """
 
     runtime: str
+    reduce_range: bool = False
     tensors: dict[str, Range] = Field(min_length=1)
 
 

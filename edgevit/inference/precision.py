@@ -10,10 +10,11 @@ import torch
 from edgevit.progress import Progress
 
 Precision = Literal["float32", "bfloat16", "float16"]
+AskedPrecision = Precision | Literal["auto"]
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
-def precision_on(device: torch.device, asked: Precision | Literal["auto"]) -> Precision:
+def precision_on(asked: AskedPrecision, device: torch.device) -> Precision:
     """The precision that was asked for; `auto` is bfloat16 where the device is fast in it, and float32 elsewhere."""
     if asked == "auto":
         return "bfloat16" if is_fast_in_bfloat16(device) else "float32"
@@ -23,7 +24,7 @@ def precision_on(device: torch.device, asked: Precision | Literal["auto"]) -> Pr
 def is_fast_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for products in bfloat16.
 
-    A CPU without them computes such products by others, many times slower than in float32
+    A CPU without them emulates such products, many times slower than in float32
     (`benchmarks/training_precision.py`). Those of Arm CPUs were not measured, and count as slow.
     """
     if device.type == "cuda":
@@ -32,10 +33,10 @@ def is_fast_in_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
-def mention_precision(asked: Precision | Literal["auto"], device: torch.device, progress: Progress) -> None:
+def mention_precision(asked: AskedPrecision, device: torch.device, progress: Progress) -> None:
     """Say which precision `auto` takes, or that bfloat16 is slow here."""
     if asked == "auto":
-        progress.say(f"    precision auto takes {precision_on(device, asked)}")
+        progress.say(f"    precision auto takes {precision_on(asked, device)}")
     elif asked == "bfloat16" and not is_fast_in_bfloat16(device):
         progress.say(
             "    bfloat16 can take many times as long as float32 on this device, which has no instructions for it; "

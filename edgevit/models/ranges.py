@@ -38,9 +38,11 @@ class TrainedRanges(Frozen):
     Attributes:
         runtime: the runtime whose dialect the model was trained for.
         layers: by the path of the layer in the timm model, as in its state dict.
+        reduce_range: whether weights were rounded to 7 bits.
     """
 
     runtime: str
+    reduce_range: bool = False
     layers: dict[str, LayerRanges] = Field(min_length=1)
 
 

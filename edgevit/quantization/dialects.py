@@ -156,7 +156,15 @@ def dialect_of(runtime: str, precision: QuantizedPrecision, reduce_range: bool =
     """A runtime's dialect for a precision; float8 and int4 have one for TensorRT alone, without reduced ranges."""
     if precision != "int8":
         return BESIDE_INT8[precision]
-    return replace(DIALECTS[runtime], reduce_range=reduce_range)
+    return with_reduced_range(DIALECTS[runtime]) if reduce_range else DIALECTS[runtime]
+
+
+def with_reduced_range(dialect: Dialect) -> Dialect:
+    """The dialect with weights of 7 bits, whose sums fit into ONNX Runtime's fastest kernels on any CPU."""
+    options = dialect.options
+    if isinstance(options, OnnxruntimeOptions):
+        options = options.model_copy(update={"exact_sums": False})
+    return replace(dialect, reduce_range=True, options=options)
 
 
 def is_placed(node: NodeProto, placement: Placement) -> bool:

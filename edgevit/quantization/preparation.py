@@ -123,7 +123,7 @@ def _calibrated(
         threads,
         config.id,
         trained.tensors,
-        reduce_range=config.reduce_range,
+        reduce_range=config.reduce_range or trained.reduce_range,
     )
     _mention_untrained(trained, ready, config, progress)
     return ready
@@ -134,6 +134,11 @@ def _mention_untrained(trained: TensorRanges, ready: CalibratedModel, config: Qu
         progress.say(
             f"    {config.id}: the ranges were trained for {trained.runtime}, which rounds to other integers; a qat "
             f"stage with runtime: {config.runtime} may keep more accuracy"
+        )
+    if config.reduce_range and not trained.reduce_range:
+        progress.say(
+            f"    {config.id}: the weights were trained for 8 bits and get 7; a qat stage with reduce_range: true may "
+            "keep more accuracy"
         )
     calibrated_layers = [layer.output for layer in ready.layers() if layer.input not in trained.tensors]
     if calibrated_layers:

@@ -12,6 +12,7 @@ Run = Callable[[List[str], Dict[str, Any]], Sequence[Any]]  # noqa: UP006 - (nam
 
 PROVIDER = "CPUExecutionProvider"
 ERRORS_ONLY = 3
+EXACT_SUMS = "session.x64quantprecision"  # without it, INT8 products overflow on x86 CPUs without VNNI
 OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -19,7 +20,8 @@ def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
     """ONNX Runtime's SessionOptions for the session options of a file.
 
     Args:
-        session_options: {"graph_optimization_level": "all" | "disabled", …}; "all" where it is left out.
+        session_options: {"graph_optimization_level": "all" | "disabled", "exact_sums": true | false, …}; "all" and true
+            where they are left out.
     """
     import onnxruntime
 
@@ -30,6 +32,8 @@ def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if is_off else levels.ORT_ENABLE_ALL
+    if session_options.get("exact_sums", True):
+        options.add_session_config_entry(EXACT_SUMS, "1")
     return options
 
 

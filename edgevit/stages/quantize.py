@@ -30,7 +30,7 @@ from edgevit.quantization import calibration_doubts, choose_images, image_batche
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.candidates import CandidateWriter, Trial, TrialRunner
 from edgevit.quantization.gate import Validation
-from edgevit.quantization.overflow import overflows_here, overflows_on
+from edgevit.quantization.overflow import overflows_here, overflows_on, reduced_text
 from edgevit.quantization.preparation import prepared
 from edgevit.quantization.sensitivity import Sensitivity, sensitivity_table
 from edgevit.runtimes.base import HostSession, SessionOptions, carried_cost, fixed_batch, random_images
@@ -56,7 +56,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
         context.progress.say(f"    {config.id}: the SQNR gate uses seeded random images, too")
     target = target_for(config.target, context)
-    config = _with_reduced_range(config, target, context.progress)
+    config = with_reduced_range(config, target, context.progress)
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
@@ -167,7 +167,7 @@ def _validation(
     return Validation(beside or dataset, reference, config.largest_top1_drop, config.seed, context.progress)
 
 
-def _with_reduced_range(config: Quantize, target: Target, progress: Progress) -> Quantize:
+def with_reduced_range(config: Quantize, target: Target, progress: Progress) -> Quantize:
     """The stage with its `reduce_range` decided: where products of 8 bits overflow, here or on the target."""
     if config.precision != "int8" or config.reduce_range is not None:
         return config
@@ -177,7 +177,7 @@ def _with_reduced_range(config: Quantize, target: Target, progress: Progress) ->
         place = config.target
     else:
         return config.model_copy(update={"reduce_range": False})
-    progress.say(f"    {config.id}: INT8 weights have 7 bits: with 8, the products of {place} overflow")
+    progress.say(f"    {config.id}: {reduced_text(place)}")
     return config.model_copy(update={"reduce_range": True})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from edgevit.quantization.calibration import Batches
 from edgevit.quantization.dialects import dialect_of
 from edgevit.quantization.fake_quantization import FakeQuantization
 from edgevit.quantization.module_smoothing import smooth_module
+from edgevit.quantization.overflow import overflows_here, reduced_text
 from edgevit.quantization.sensitivity import SensitivityAnalysis
 from edgevit.quantization.smoothing import (
     AUTOMATIC,
@@ -50,7 +51,8 @@ from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.distributed import processes
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
-SMOOTHED = "smoothed.json"  # in the stage's working folder: whether the student is smoothed
+# In the stage's working folder: whether the student is smoothed, and whether weights have 7 bits
+SMOOTHED, REDUCED = "smoothed.json", "reduced.json"
 
 
 def quantization_aware_setup(
@@ -173,7 +175,7 @@ class _ExportedStudent:
 def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Context) -> _ExportedStudent:
     """The student with smoothed channels if its stage asks for that, or if it has outlier channels and INT8 gains.
 
-    Rank 0 decides, and a training that goes on keeps the decision: other ranges would not fit its scales.
+    A training that goes on keeps the decision: other ranges would not fit its scales.
     """
     config = student.config
     if config.smoothquant is not None:
@@ -181,14 +183,33 @@ def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Co
         if config.smoothquant and smooth is student:
             raise ArtifactError("no layer norm of this model can be smoothed", where=config.id, next=LEAVE_OUT)
         return smooth
-    decision = context.work / SMOOTHED
-    if processes.rank() == 0 and not decision.is_file():
-        is_closer = bool(student.outlier_channels) and _gains(student, list(held_out()), context.progress)
-        with whole_or_not_at_all(decision) as part:
-            part.write_text(json.dumps(is_closer), encoding="utf-8")
-    is_closer = processes.rank() == 0 and json.loads(decision.read_text(encoding="utf-8"))
-    told = processes.from_rank_0([float(is_closer)], torch.device(context.device))
-    return student.smoothed_by_itself if told == [1.0] else student
+    is_closer = _decided(
+        SMOOTHED,
+        lambda: bool(student.outlier_channels) and _gains(student, list(held_out()), context.progress),
+        context,
+    )
+    return student.smoothed_by_itself if is_closer else student
+
+
+def _decided(name: str, decide: Callable[[], bool], context: Context) -> bool:
+    """A decision of rank 0, which all ranks take, and which a training that goes on keeps."""
+    kept = context.work / name
+    if processes.rank() == 0 and not kept.is_file():
+        decision = decide()
+        with whole_or_not_at_all(kept) as part:
+            part.write_text(json.dumps(decision), encoding="utf-8")
+    is_so = processes.rank() == 0 and json.loads(kept.read_text(encoding="utf-8"))
+    return processes.from_rank_0([float(is_so)], torch.device(context.device)) == [1.0]
+
+
+def with_reduced_range(config: Qat, context: Context) -> Qat:
+    """The stage with its `reduce_range` decided: where products of 8 bits overflow on this machine's CPU."""
+    if config.reduce_range is not None:
+        return config
+    is_reduced = _decided(REDUCED, lambda: overflows_here(config.runtime), context)
+    if is_reduced and processes.rank() == 0:
+        context.progress.say(f"    {config.id}: {reduced_text('this CPU')}")
+    return config.model_copy(update={"reduce_range": is_reduced})
 
 
 def _gains(student: _ExportedStudent, images: Sequence[NDArray[np.float32]], progress: Progress) -> bool:

@@ -49,7 +49,7 @@ def test_auto_takes_bfloat16_where_the_cpu_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], taken: str
 ) -> None:
     cpu_with(monkeypatch, **capabilities)
-    assert precision_on(CPU, "auto") == taken
+    assert precision_on("auto", CPU) == taken
     assert said("auto") == f"    precision auto takes {taken}\n"
 
 
@@ -57,7 +57,7 @@ def test_auto_takes_bfloat16_where_the_cpu_has_instructions_for_it(
 def test_a_precision_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
     for has in (False, True):
         cpu_with(monkeypatch, avx512_bf16=has)
-        assert precision_on(CPU, asked) == asked
+        assert precision_on(asked, CPU) == asked
 
 
 def test_slow_bfloat16_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,7 +248,7 @@ def test_ranges_travel_from_the_checkpoint_through_the_file_into_the_integers(ru
     assert model.metrics["rounded_layers"] == len(ranges.layers)
     said = Said()
     made = int8(f"carried-{runtime}", model, Context(progress=said), calibrator="trained", runtime=runtime)
-    assert said.lines == []
+    assert not [line for line in said.lines if "7 bits" not in line]
     carried = trained_ranges_in(onnx.load(workbench().made[f"carried-{runtime}-onnx"].file("model.onnx")), "x")
     constants = {one.name: numpy_helper.to_array(one) for one in onnx.load(made.file("model.onnx")).graph.initializer}
     for tensor, (low, high) in carried.tensors.items():

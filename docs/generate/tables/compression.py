@@ -16,7 +16,7 @@ from docs.generate.numbers import (
     ranged,
 )
 from docs.generate.records import Json
-from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, points_lost, spelled, with_extremes
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, mean_of, points_lost, spelled, with_extremes
 
 _COMPOSITIONS = {
     "whole": "whole",
@@ -40,6 +40,29 @@ _COMPOSITIONS = {
 
 FLOATS = "with outliers: layers in float"
 LEAST_TO_RECOVER = 0.003  # of top-1: less is within the interval of 10,000 images
+
+
+def weight_range(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(model),
+            spelled(runtime),
+            percents(measured["float_top1"]),
+            bits,
+            mean_of([seed["lost"] for seed in form["seeds"]], fixed(2, 100)),
+            with_extremes(form["speedup"], numbers.ratio),
+        )
+        for model, runtimes in result["models"].items()
+        for runtime, measured in runtimes.items()
+        for bits, form in measured["forms"].items()
+    ]
+    yield Table(
+        "forms",
+        ("model", "runtime", "float, %", "bits of weights", "points lost", "times as fast as float"),
+        tuple(rows),
+        "Points lost are the mean of the draws of calibration images, with the lowest and the highest; the speed-up is "
+        "the median of interleaved rounds, with the slowest and the fastest.",
+    )
 
 
 def quantization_accuracy(result: Json) -> Iterator[Table]:

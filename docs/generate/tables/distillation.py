@@ -14,6 +14,8 @@ from docs.generate.numbers import (
 from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, spelled, with_extremes, with_interval
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def distillation_accuracy(result: Json) -> Iterator[Table]:
     scratch = next(iter(result["methods"]))
@@ -41,6 +43,24 @@ def distillation_accuracy(result: Json) -> Iterator[Table]:
         ("images", "top-1 of the teacher"),
         tuple((images, ranged(found, percent)) for images, found in teacher),
         WITH_RANGE,
+    )
+
+
+def training_precision(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            name,
+            f"{found['image_size']}",
+            *(with_extremes(found["images_per_s"][precision], numbers.significant(3)) for precision in PRECISIONS),
+            with_extremes(found["over_float32"], numbers.significant(2)),
+        )
+        for name, found in result["networks"].items()
+    ]
+    yield Table(
+        "speed",
+        ("network", "px", "float32, images/s", "bfloat16, images/s", "bfloat16 over float32"),
+        tuple(rows),
+        "Interleaved rounds: the median, the slowest and the fastest.",
     )
 
 

@@ -104,7 +104,7 @@ class ConfiguredTeacher:
         if config.teacher_view == "plain":
             return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
         sharded = is_asked(context)
-        precision = precision_on(device, config.precision)
+        precision = precision_on(config.precision, device)
         return LiveTeacher(module, io, asked, device, taps, precision, images=FEWEST_VIEWS, shard=sharded)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
@@ -124,7 +124,7 @@ class ConfiguredTeacher:
             "augmentation": config.augmentation.model_dump(mode="json"),
             "canvas": [canvas.height, canvas.width],
             "seed": config.seed,
-            "precision": precision_on(torch.device(self._context.device), config.precision),
+            "precision": precision_on(config.precision, torch.device(self._context.device)),
             "device": self._context.device,
             **({"sampling": config.sampling} if config.is_given("sampling") else {}),
             "versions": {name: version(name) for name in DECIDE_ANSWERS},

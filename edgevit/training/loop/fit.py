@@ -131,7 +131,7 @@ class _Run:
         inner = learner.stripped(learner.model)
         if config.grad_checkpointing:
             checkpoint_gradients(inner)
-        self.precision = precision_on(self.device, config.precision)
+        self.precision = precision_on(config.precision, self.device)
         learner.compute_as(config, self.precision)
         self.ema = (
             None

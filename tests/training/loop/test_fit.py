@@ -405,7 +405,7 @@ def test_half_precision_learns(tmp_path: Path, precision: str) -> None:
 
 
 def test_auto_trains_in_the_precision_that_it_takes(tmp_path: Path) -> None:
-    taken = precision_on(torch.device("cpu"), "auto")
+    taken = precision_on("auto", torch.device("cpu"))
     one, other = (trained(tmp_path / name, precision=name)[0] for name in ("auto", taken))
     assert_same_weights(one, other)
 
@@ -508,6 +508,32 @@ class OneChannelNorm(nn.Module):
 def test_one_image_at_a_time_through_batch_norm_is_answered(tmp_path: Path, batch_size: int, accumulation: int) -> None:
     with pytest.raises(TrainingError, match="batch normalization needs two images at once"):
         trained(tmp_path, model=OneChannelNorm(), batch_size=batch_size, accumulation=accumulation)
+
+
+class Unsized:
+    """Torch's compiled modules have a `__len__` that raises."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.calls = model, 0
+
+    def __call__(self, images: Tensor) -> Any:
+        self.calls += 1
+        return self.model(images)
+
+    def __len__(self) -> int:
+        raise TypeError("it has no length")
+
+
+def test_the_compiled_model_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[Unsized]()
+
+    def compiled(model: nn.Module) -> Unsized:
+        made.append(Unsized(model))
+        return made[0]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    trained(tmp_path, compile=True, epochs=1)
+    assert made[0].calls
 
 
 @pytest.mark.slow
