@@ -41,7 +41,7 @@ def overflows_on(target: Target, runtime: str) -> bool:
 
 
 def reduced_text(place: str) -> str:
-    """The sentence that says so."""
+    """The sentence that says why weights have 7 bits."""
     return f"INT8 weights have 7 bits: products of 8 bits overflow on {place}"
 
 

@@ -14,14 +14,14 @@ from edgevit.models.ranges import TrainedRanges, save_ranges
 from edgevit.quantization.fake_quantization import load_trained
 from edgevit.training.distributed.processes import on_ranks
 from edgevit.training.loop.metrics_log import METRICS
-from edgevit.training.qat import quantization_aware_setup, with_reduced_range
+from edgevit.training.qat import quantization_aware_setup, with_decided_range
 
 
 @on_ranks
 def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     # Not sharded: layers share the scales that they learn. The models that become INT8 are small.
     context = replace(context, shard=False)
-    config = with_reduced_range(config, context)
+    config = with_decided_range(config, context)
     setup, teacher, student = quantization_aware_setup(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
     ranges = load_trained(trained.module, student.module)

@@ -56,7 +56,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         images.append(random_images(model.io, fixed_batch(model.io) or len(images[0])))
         context.progress.say(f"    {config.id}: the SQNR gate uses seeded random images, too")
     target = target_for(config.target, context)
-    config = with_reduced_range(config, target, context.progress)
+    config = with_decided_range(config, target, context.progress)
     reference = open_session(model, SessionOptions(threads=usable_cpus()))
     threads, progress = usable_cpus(), context.progress
     correction = BiasCorrection(calibration, threads, progress) if config.bias_correction else None
@@ -109,7 +109,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
         **carried_cost(model),
         "size_bytes": (out / "model.onnx").stat().st_size,
         "precision": best.candidate.model_file.precision,
-        **({"reduce_range": True} if config.reduce_range and best.candidate.is_quantized else {}),
+        **({"reduce_range": True} if ready.dialect.reduce_range and best.candidate.is_quantized else {}),
         "form": best.candidate.name,
         "kept_float": best.candidate.kept_float,
         "quantized_ops": best.candidate.quantized_ops,
@@ -167,7 +167,7 @@ def _validation(
     return Validation(beside or dataset, reference, config.largest_top1_drop, config.seed, context.progress)
 
 
-def with_reduced_range(config: Quantize, target: Target, progress: Progress) -> Quantize:
+def with_decided_range(config: Quantize, target: Target, progress: Progress) -> Quantize:
     """The stage with its `reduce_range` decided: where products of 8 bits overflow, here or on the target."""
     if config.precision != "int8" or config.reduce_range is not None:
         return config

@@ -202,7 +202,7 @@ def _decided(name: str, decide: Callable[[], bool], context: Context) -> bool:
     return processes.from_rank_0([float(is_so)], torch.device(context.device)) == [1.0]
 
 
-def with_reduced_range(config: Qat, context: Context) -> Qat:
+def with_decided_range(config: Qat, context: Context) -> Qat:
     """The stage with its `reduce_range` decided: where products of 8 bits overflow on this machine's CPU."""
     if config.reduce_range is not None:
         return config

@@ -221,13 +221,13 @@ def test_a_cpu_that_overflows_decides_here_or_on_the_target(
     monkeypatch.setattr(quantize, "overflows_on", lambda target, runtime: there)
     said, target = Said(), target_for("local-cpu", Context())
     stage = {"stage": "quantize", "id": "q", "model": "onnx", "calibration": "digits.pool", "target": "board"}
-    decided = quantize.with_reduced_range(Quantize.model_validate(stage), target, said)
+    decided = quantize.with_decided_range(Quantize.model_validate(stage), target, said)
     assert decided.reduce_range == (here or there)
     place = "this CPU" if here else "board"
     note = f"    q: INT8 weights have 7 bits: products of 8 bits overflow on {place}"
     assert said.lines == ([note] if here or there else [])
 
-    asked = quantize.with_reduced_range(Quantize.model_validate({**stage, "reduce_range": False}), target, said)
+    asked = quantize.with_decided_range(Quantize.model_validate({**stage, "reduce_range": False}), target, said)
     assert asked.reduce_range is False
 
 
@@ -247,4 +247,5 @@ def test_ranges_of_a_training_with_7_bits_are_written_with_7_bits() -> None:
         is_reduced = reduced or overflows_here("onnxruntime")
         largest = max(np.abs(values.astype(int)).max() for values in integer_weights(made).values())
         assert largest == (64 if is_reduced else 127)
+        assert made.metrics.get("reduce_range", False) == is_reduced
         assert any("trained for 8 bits and get 7" in line for line in said.lines) == (is_reduced and not reduced)
