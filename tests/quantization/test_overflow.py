@@ -22,7 +22,7 @@ from onnxruntime.quantization import (
 from pydantic import ValidationError
 
 from edgevit.artifacts import Artifact, IOSpec, Preprocess
-from edgevit.configs import Quantize
+from edgevit.configs import Qat, Quantize
 from edgevit.context import Context
 from edgevit.graphs.files import write_onnx
 from edgevit.model_file import OnnxruntimeOptions
@@ -35,6 +35,7 @@ from edgevit.runtimes.parity import sqnr_db
 from edgevit.runtimes.sessions import file_session
 from edgevit.stages import quantize
 from edgevit.targets import target_for
+from edgevit.training import qat
 from tests.checking.graphs import model as graph_of
 from tests.said import Said
 from tests.small_models import checkpoint, float_onnx, workbench
@@ -229,6 +230,18 @@ def test_a_cpu_that_overflows_decides_here_or_on_the_target(
 
     asked = quantize.with_decided_range(Quantize.model_validate({**stage, "reduce_range": False}), target, said)
     assert asked.reduce_range is False
+
+
+def test_qat_keeps_its_decision_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {"stage": "qat", "id": "q", "init": "student", "calibration": "digits.pool"}
+    config = Qat.model_validate({**stage, "streams": [{"data": "digits.support"}]})
+    for overflows in (True, False):  # as if it went on on another CPU
+        monkeypatch.setattr(qat, "overflows_here", lambda runtime, answer=overflows: answer)
+        said = Said()
+        assert qat.with_decided_range(config, Context(work=tmp_path, progress=said)).reduce_range is True
+        assert said.lines == ["    q: INT8 weights have 7 bits: products of 8 bits overflow on this CPU"]
+    asked = config.model_copy(update={"reduce_range": False})
+    assert qat.with_decided_range(asked, Context(work=tmp_path)).reduce_range is False
 
 
 def test_ranges_of_a_training_with_7_bits_are_written_with_7_bits() -> None:
