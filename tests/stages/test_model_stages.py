@@ -131,7 +131,8 @@ def test_too_few_calibration_images_are_said():
         "quantize", "few", Context(progress=said), model=float_onnx().id, calibration="digits.support",
         calibration_images=51,
     )  # fmt: skip
-    assert "digits.support has 50 images to calibrate on; 51 were requested" in said.lines
+    of_images = [line for line in said.lines if "7 bits" not in line]  # which depends on the CPU
+    assert of_images == ["digits.support has 50 images to calibrate on; 51 were requested"]
 
 
 def test_a_quantized_model_below_the_floor_fails():
