@@ -71,10 +71,12 @@ def main() -> None:
 
 
 def _measured(network: Network, count: int) -> dict[str, Any]:
-    data = _characters(network.size)
+    data = characters(network.size, SAMPLES)
     for precision in PRECISIONS:  # warm-up
-        _images_per_s(network, data, precision)
-    rounds = [{precision: _images_per_s(network, data, precision) for precision in PRECISIONS} for _ in range(count)]
+        images_per_s(network, data, BATCH, precision)
+    rounds = [
+        {precision: images_per_s(network, data, BATCH, precision) for precision in PRECISIONS} for _ in range(count)
+    ]
     return {
         "image_size": network.size,
         "images_per_s": {precision: spread([speeds[precision] for speeds in rounds]) for precision in PRECISIONS},
@@ -82,12 +84,14 @@ def _measured(network: Network, count: int) -> dict[str, Any]:
     }
 
 
-def _characters(size: int) -> Dataset:
-    config = Glyphs(source="glyphs", samples_per_class=SAMPLES, size=size)
+def characters(size: int, samples: int) -> Dataset:
+    """Labelled characters of this side in pixels: so many samples of each of the 98."""
+    config = Glyphs(source="glyphs", samples_per_class=samples, size=size)
     return open_dataset(dataset_artifacts({"glyphs": config}, Path(), ["glyphs.train"])["glyphs.train"])
 
 
-def _images_per_s(network: Network, data: Dataset, precision: Precision) -> float:
+def images_per_s(network: Network, data: Dataset, batch: int, precision: Precision) -> float:
+    """The speed of `fit` in one epoch, from its call to its return, in this process."""
     built = create_model(network.model, len(data.classes), network.size, network.arguments)
     learner = ClassifierLearner(built.module, label_objective(len(data.classes)), built.preprocess)
     config = Train(
@@ -96,14 +100,14 @@ def _images_per_s(network: Network, data: Dataset, precision: Precision) -> floa
         model=network.model,
         data="glyphs.train",
         epochs=1,
-        batch_size=BATCH,
+        batch_size=batch,
         precision=precision,
         channels_last=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         fit(learner, [TrainingStream(data)], config, Context(work=Path(folder), workers=0), out=Path(folder))
-        return -(-len(data) // BATCH) * BATCH / (time.perf_counter() - start)
+        return -(-len(data) // batch) * batch / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

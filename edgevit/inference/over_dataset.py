@@ -16,6 +16,7 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.data.transforms import normalize
 from edgevit.errors import DataError, TrainingError
+from edgevit.inference.memory import freed_memory_kept
 from edgevit.progress import Bar
 
 BATCHES_AHEAD = 2  # besides the batch in use
@@ -54,6 +55,7 @@ def outputs_of(
 
 
 @torch.no_grad()
+@freed_memory_kept()
 def over_canvases(
     answer: Callable[[Tensor], Tensor], views: ViewDataset, view: int, batch_size: int = 64, bar: Bar | None = None
 ) -> Tensor:

@@ -19,6 +19,7 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
+from edgevit.inference.memory import freed_memory_kept
 from edgevit.inference.precision import mention_precision, precision_on
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
@@ -90,7 +91,8 @@ def fit(
         views,
     )
     run = _Run(learner, batches, config, context, validate, ends, scheduler)
-    with worker_death_as_data_error(context.workers), fastest_attention(learner, run.device, run.precision):
+    attention = fastest_attention(learner, run.device, run.precision)
+    with worker_death_as_data_error(context.workers), attention, freed_memory_kept():
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
