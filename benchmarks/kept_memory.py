@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.common import publish, spread
 from benchmarks.training_precision import NETWORKS, THREADS, Network, characters, images_per_s
-from edgevit.inference import memory
+from edgevit import memory
 from edgevit.inference.frozen_model import FrozenModel
 from edgevit.models import create_model
 

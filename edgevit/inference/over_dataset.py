@@ -16,7 +16,7 @@ from edgevit.data.dataset import Dataset
 from edgevit.data.loading import ViewDataset
 from edgevit.data.transforms import normalize
 from edgevit.errors import DataError, TrainingError
-from edgevit.inference.memory import freed_memory_kept
+from edgevit.memory import freed_memory_kept
 from edgevit.progress import Bar
 
 BATCHES_AHEAD = 2  # besides the batch in use

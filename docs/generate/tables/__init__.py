@@ -36,6 +36,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "grocery_few_shot": few_shot.grocery_few_shot,
     "grocery_few_shot_mobilenetv2": few_shot.grocery_few_shot,
     "interval_coverage": latency.interval_coverage,
+    "kept_memory": distillation.kept_memory,
     "latency_cpu": latency.latency_cpu,
     "latency_model": latency.latency_model,
     "newcomer": peers.newcomer,

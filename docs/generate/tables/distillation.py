@@ -15,6 +15,7 @@ from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, spelled, with_extremes, with_interval
 
 PRECISIONS = ("float32", "bfloat16")
+WAYS = ("by_default", "kept")
 
 
 def distillation_accuracy(result: Json) -> Iterator[Table]:
@@ -61,6 +62,34 @@ def training_precision(result: Json) -> Iterator[Table]:
         ("network", "px", "float32, images/s", "bfloat16, images/s", "bfloat16 over float32"),
         tuple(rows),
         "Interleaved rounds: the median, the slowest and the fastest.",
+    )
+
+
+def kept_memory(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            f"{name}, {kind}",
+            f"{found['image_size']}",
+            *(with_extremes(found["images_per_s"][way], numbers.significant(3)) for way in WAYS),
+            with_extremes(found["kept_over_default"], numbers.ratio),
+            *(f"{found['peak_rss_mib'][way]['median'] / 1024:.1f} GiB" for way in WAYS),
+        )
+        for kind, several in (("training", result["trainings"]), ("embeddings", result["embeddings"]))
+        for name, found in several.items()
+    ]
+    yield Table(
+        "speed",
+        (
+            "network",
+            "px",
+            "given back, images/s",
+            "kept, images/s",
+            "times as fast",
+            "memory, given back",
+            "memory, kept",
+        ),
+        tuple(rows),
+        "Interleaved rounds: the median, the slowest and the fastest. The memory is the largest of the process.",
     )
 
 

@@ -19,8 +19,8 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
-from edgevit.inference.memory import freed_memory_kept
 from edgevit.inference.precision import mention_precision, precision_on
+from edgevit.memory import freed_memory_kept
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
 from edgevit.training.loop.batches import Batch, Batches, TrainingStream, seed_of, worker_death_as_data_error
