@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.common import publish, spread
 from edgevit.inference.frozen_model import fast_forward
+from edgevit.memory import freed_memory_kept
 from edgevit.models import create_model
 from edgevit.models.embedding import Pooled
 
@@ -41,9 +42,10 @@ def _compared(name: str, size: int, rounds: int) -> dict[str, object]:
     exported = fast_forward(built.module, built.preprocess, torch.device("cpu"), MANY, embedding=True)
     export_s = time.perf_counter() - start
     rates: dict[str, list[float]] = {"torch": [], "onnxruntime": []}
-    for _ in range(rounds + 1):
-        for runtime, forward in (("torch", in_torch), ("onnxruntime", exported)):
-            rates[runtime].append(_images_per_s(forward, images))
+    with freed_memory_kept():
+        for _ in range(rounds + 1):
+            for runtime, forward in (("torch", in_torch), ("onnxruntime", exported)):
+                rates[runtime].append(_images_per_s(forward, images))
     kept = {runtime: some[1:] for runtime, some in rates.items()}  # the first round warms up
     ratios = [new / old for new, old in zip(kept["onnxruntime"], kept["torch"], strict=True)]
     return {

@@ -16,6 +16,7 @@ from edgevit.data.labels import lacks_classes, missing_classes
 from edgevit.errors import DataError, NonFiniteScores
 from edgevit.evaluation.accuracy_record import AccuracyRecord
 from edgevit.graphs import class_scores
+from edgevit.memory import freed_memory_kept
 from edgevit.progress import Progress
 from edgevit.runtimes.base import Session
 
@@ -57,6 +58,7 @@ class Predictions:
         return AccuracyRecord(self.sample_ids, self.classes, self.labels, self.predicted)
 
 
+@freed_memory_kept()
 def classify(session: Session, dataset: Dataset, batch_size: int, progress: Progress) -> Predictions:
     """Predict every image of a data set. Its labels are matched to the model's classes by name.
 

@@ -46,6 +46,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "photo_students": few_shot.photo_students,
     "pretraining": pretraining.pretraining,
     "pretraining_downstream": pretraining.pretraining_downstream,
+    "pretraining_on_photos": pretraining.pretraining_on_photos,
     "pretraining_speed": pretraining.pretraining_speed,
     "profile_agreement": whole_path.spreads,
     "quantization_accuracy": compression.quantization_accuracy,

@@ -31,6 +31,11 @@ STARTS = {  # the starts of benchmarks/pretraining_downstream.yaml
     "new-statistics": "ImageNet's weights, then SimCLR without it",
 }
 
+IMAGES = {  # the data sets of benchmarks/pretraining_on_photos.yaml
+    "groceries": "phone photos of 10 kinds of groceries",
+    "cifar": "CIFAR-10",
+}
+
 
 def pretraining(result: Json) -> Iterator[Table]:
     for name, backbone in result["backbones"].items():
@@ -77,6 +82,24 @@ def pretraining_downstream(result: Json) -> Iterator[Table]:
             )
             for model, starts in result["accuracy"].items()
             for start, row in starts.items()
+        ),
+        f"{result['draws']} draws of five labelled images a class. Points are paired by draw, with 95% intervals.",
+    )
+
+
+def pretraining_on_photos(result: Json) -> Iterator[Table]:
+    yield Table(
+        "starts",
+        ("images", "ImageNet's weights, %", "then SimCLR, %", "points gained", "each draw"),
+        tuple(
+            (
+                IMAGES[name],
+                percents(starts["imagenet"]["mean"]),
+                percents(starts["simclr"]["mean"]),
+                _in_points(starts["simclr"]["gain"]),
+                ", ".join(map(points, starts["simclr"]["gain"]["each"])),
+            )
+            for name, starts in result["accuracy"].items()
         ),
         f"{result['draws']} draws of five labelled images a class. Points are paired by draw, with 95% intervals.",
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -14,7 +13,6 @@ from torch import nn
 from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs.runtimes import TORCH
 from edgevit.errors import TargetError
-from edgevit.memory import freed_memory_kept
 from edgevit.models import model_from_checkpoint
 from edgevit.profiling import Measurement, MeasurePlan, WallClock, Work, measure
 from edgevit.profiling.conditions import hottest_c
@@ -41,10 +39,6 @@ class TorchSession(LocalSession):
         self._dtype = getattr(torch, options.precision)
         self._module = module.to(device, self._dtype)
         self._device, self._threads, self._conditions = device, options.threads_here, conditions or {}
-
-    def outputs(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Arrays]:
-        with freed_memory_kept():
-            yield from super().outputs(images, batch_size)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         images = self._tensor(inputs[self.spec.inputs[0].name])

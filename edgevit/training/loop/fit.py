@@ -34,6 +34,7 @@ MOST_STEPS_BETWEEN_ROWS = 50
 SPIKE = 3.0  # a row's loss over the previous row's loss
 
 
+@freed_memory_kept()
 def fit(
     learner: Learner,
     streams: Sequence[TrainingStream],
@@ -91,8 +92,7 @@ def fit(
         views,
     )
     run = _Run(learner, batches, config, context, validate, ends, scheduler)
-    attention = fastest_attention(learner, run.device, run.precision)
-    with worker_death_as_data_error(context.workers), attention, freed_memory_kept():
+    with worker_death_as_data_error(context.workers), fastest_attention(learner, run.device, run.precision):
         run.train(save_every_s)
     if run.is_first:
         (out / METRICS).write_text(run.log.text(), encoding="utf-8")
