@@ -3,8 +3,8 @@
     python -m benchmarks.kept_memory [--rounds 3]
 
 Each measurement is a process of its own with two threads, because glibc adapts to what a process has done before. By
-default, glibc decides what is given back to the system, as without edgevit. The two ways take turns within each round. A
-training is `fit` from its call to its return: an epoch of 196 characters that come with edgevit, batches of 64, in
+default, glibc decides what is given back to the system, as without edgevit. The two ways take turns within each round.
+A training is `fit` from its call to its return: an epoch of 196 characters that come with edgevit, batches of 64, in
 float32. The embeddings are those of a `FrozenModel` for the same images, which are too few for an export to ONNX
 Runtime.
 """
