@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from benchmarks.common import ROOT
 from edgevit import pipeline
 from edgevit.artifacts import Artifact
 from edgevit.cli.output import terminal_context
-from edgevit.recipe import Recipe
+from edgevit.recipe import Recipe, load_recipe
 
 
 def parser_of_draws(description: str | None, *paths: str, draws: int = 3) -> argparse.ArgumentParser:
@@ -33,10 +33,26 @@ def artifacts_of_draws(recipe_of: Callable[[int], Recipe], draws: int, runs: Pat
     return [pipeline.run(recipe_of(draw), ROOT / "benchmarks", runs, terminal_context()) for draw in range(draws)]
 
 
-def seeded(recipe: Recipe, seed: int, trainings: Collection[str]) -> Recipe:
-    """The recipe with a seed for each stage of these names."""
-    stages = (stage.model_copy(update={"seed": seed}) if stage.stage in trainings else stage for stage in recipe.stages)
-    return recipe.model_copy(update={"stages": tuple(stages)})
+def recipe_of_draw(
+    file: Path, draw: int, folders: Mapping[str, Path], settings: Sequence[str], trainings: Collection[str]
+) -> Recipe:
+    """A benchmark's recipe for one draw, which is also the seed of the stages of these names.
+
+    Args:
+        folders: the folder of each data set.
+        settings: of other values, as for `--set`.
+    """
+    of_data = [
+        setting
+        for name, folder in folders.items()
+        for setting in (f"datasets.{name}.path={folder.absolute()}", f"datasets.{name}.few_shot.draw={draw}")
+    ]
+    return _seeded(load_recipe(file, [*of_data, *settings]), draw, trainings)
+
+
+def stages_of(recipe: Recipe, names: Collection[str]) -> dict[str, Any]:
+    """The stages of these names, by id, with all their options."""
+    return {stage.id: stage.model_dump(mode="json") for stage in recipe.stages if stage.stage in names}
 
 
 def accuracy(made: Sequence[dict[str, Artifact]], evaluation: str) -> dict[str, Any]:
@@ -63,3 +79,9 @@ def paired_interval(gains: Sequence[float]) -> tuple[float, float] | None:
 
     half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
     return statistics.mean(gains) - half, statistics.mean(gains) + half
+
+
+def _seeded(recipe: Recipe, seed: int, trainings: Collection[str]) -> Recipe:
+    """The recipe with a seed for each stage of these names."""
+    stages = (stage.model_copy(update={"seed": seed}) if stage.stage in trainings else stage for stage in recipe.stages)
+    return recipe.model_copy(update={"stages": tuple(stages)})

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, recipe_of_draw
 from benchmarks.imagenet_networks import NETWORKS
-from edgevit.recipe import Recipe, load_recipe
+from edgevit.recipe import Recipe
 
 RECIPE = ROOT / "benchmarks" / "few_photos_epochs.yaml"
 EVALUATION = "acc/few/"
@@ -44,12 +44,10 @@ def main() -> None:
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
     small = NETWORKS["mobilenetv2"]
     settings = [
-        f"datasets.photos.path={asked.grocery.absolute()}",
-        f"datasets.photos.few_shot.draw={draw}",
         f"stages.mobile.weights={small.weights(asked.small, asked.runs)}",
         f"stages.mobile.model_args={small.model_args}",
     ]
-    return seeded(load_recipe(RECIPE, settings), draw, ("distill",))
+    return recipe_of_draw(RECIPE, draw, {"photos": asked.grocery}, settings, ("distill",))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import argparse
 from typing import Any
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, recipe_of_draw
 from edgevit.artifacts import Artifact
-from edgevit.recipe import Recipe, load_recipe
+from edgevit.recipe import Recipe
 
 RECIPE = ROOT / "benchmarks" / "photo_students.yaml"
 TEACHER = "accuracy/teacher"
@@ -39,12 +39,8 @@ def main() -> None:
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
-    settings = [
-        f"datasets.photos.path={asked.grocery.absolute()}",
-        f"datasets.photos.few_shot.draw={draw}",
-        f"stages.backbone.weights={asked.weights.absolute()}",
-    ]
-    return seeded(load_recipe(RECIPE, settings), draw, ("distill", "train"))
+    weights = f"stages.backbone.weights={asked.weights.absolute()}"
+    return recipe_of_draw(RECIPE, draw, {"photos": asked.grocery}, [weights], ("distill", "train"))
 
 
 def _student(made: list[dict[str, Artifact]], name: str) -> dict[str, Any]:

@@ -22,9 +22,9 @@ import argparse
 from typing import Any
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, recipe_of_draw, stages_of
 from edgevit.artifacts import Artifact
-from edgevit.recipe import Recipe, load_recipe
+from edgevit.recipe import Recipe
 
 RECIPE = ROOT / "benchmarks" / "pretraining_downstream.yaml"
 TRAINS = ("pretrain", "distill", "fewshot")
@@ -37,12 +37,11 @@ STARTS = {  # without pre-training, and with it
 def main() -> None:
     asked = parser_of_draws(__doc__, "cifar", "grocery", "weights").parse_args()
     made = artifacts_of_draws(lambda draw: _recipe(asked, draw), asked.draws, asked.runs)
-    recipe = _recipe(asked, 0)
     publish(
         "pretraining_downstream",
         {
             "draws": asked.draws,
-            "recipe": {stage.id: stage.model_dump(mode="json") for stage in recipe.stages if stage.stage in TRAINS},
+            "recipe": stages_of(_recipe(asked, 0), TRAINS),
             "accuracy": {
                 model: {
                     start: _gains(made, model, start, base)
@@ -57,14 +56,8 @@ def main() -> None:
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
-    cifar = asked.cifar.absolute()
-    settings = [
-        *(f"datasets.{name}.path={cifar}" for name in ("cifar", "unlabelled")),
-        f"datasets.photos.path={asked.grocery.absolute()}",
-        *(f"datasets.{name}.few_shot.draw={draw}" for name in ("cifar", "unlabelled", "photos")),
-        f"stages.imagenet.weights={asked.weights.absolute()}",
-    ]
-    return seeded(load_recipe(RECIPE, settings), draw, TRAINS)
+    folders = {"cifar": asked.cifar, "unlabelled": asked.cifar, "photos": asked.grocery}
+    return recipe_of_draw(RECIPE, draw, folders, [f"stages.imagenet.weights={asked.weights.absolute()}"], TRAINS)
 
 
 def _gains(made: list[dict[str, Artifact]], model: str, start: str, base: str) -> dict[str, Any]:

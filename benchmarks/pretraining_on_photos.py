@@ -19,8 +19,8 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.common import ROOT, publish
-from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, seeded
-from edgevit.recipe import Recipe, load_recipe
+from benchmarks.draws import accuracy, artifacts_of_draws, paired, parser_of_draws, recipe_of_draw, stages_of
+from edgevit.recipe import Recipe
 
 RECIPE = ROOT / "benchmarks" / "pretraining_on_photos.yaml"
 TRAINS = ("pretrain", "fewshot")
@@ -39,26 +39,19 @@ def main() -> None:
     for name in DATASETS:
         before, after = (accuracy(made, f"accuracy/{name}/{start}") for start in ("imagenet", "simclr"))
         rows[name] = {"imagenet": before, "simclr": {**after, "gain": paired(after, before)}}
-    recipe = _recipe(asked, 0)
     publish(
         "pretraining_on_photos",
         {
             "draws": asked.draws,
-            "recipe": {stage.id: stage.model_dump(mode="json") for stage in recipe.stages if stage.stage in TRAINS},
+            "recipe": stages_of(_recipe(asked, 0), TRAINS),
             "accuracy": rows,
         },
     )
 
 
 def _recipe(asked: argparse.Namespace, draw: int) -> Recipe:
-    cifar = asked.cifar.absolute()
-    settings = [
-        *(f"datasets.{name}.path={cifar}" for name in ("cifar", "unlabelled")),
-        f"datasets.groceries.path={asked.grocery.absolute()}",
-        *(f"datasets.{name}.few_shot.draw={draw}" for name in ("cifar", "unlabelled", "groceries")),
-        f"stages.imagenet.weights={asked.weights.absolute()}",
-    ]
-    return seeded(load_recipe(RECIPE, settings), draw, TRAINS)
+    folders = {"cifar": asked.cifar, "unlabelled": asked.cifar, "groceries": asked.grocery}
+    return recipe_of_draw(RECIPE, draw, folders, [f"stages.imagenet.weights={asked.weights.absolute()}"], TRAINS)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,16 @@ from edgevit.training.objectives import label_objective
 
 from .learning import blobs, tiny_vit, train_config
 
+SIZE = 128 << 20  # bytes of a block, and of a tensor
+FEWEST_FAULTS = SIZE // (4 << 20)  # of one in new memory: pages have 2 MiB at most
+
 # What the programs below start with. Each runs in a process of its own, because glibc adapts to earlier blocks.
-BLOCKS = """
-import ctypes, platform, resource, sys, threading
+BLOCKS = f"""
+import ctypes, os, platform, resource, sys, threading
 from pathlib import Path
 from edgevit.memory import freed_memory_kept
 
-SIZE = 128 << 20
+SIZE, FEWEST_FAULTS = {SIZE}, {FEWEST_FAULTS}
 libc = ctypes.CDLL(None)
 libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
@@ -48,7 +51,7 @@ def is_new():
     block = libc.malloc(SIZE)
     libc.memset(block, 1, SIZE)
     libc.free(block)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before >= SIZE // (4 << 20)  # pages have 2 MiB at most
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before >= FEWEST_FAULTS
 
 
 def resident():
@@ -132,7 +135,6 @@ assert is_new()
 
 def test_a_forked_process_keeps_nothing() -> None:
     runs("""
-import os
 with freed_memory_kept():
     child = os.fork()
     if not child:
@@ -161,10 +163,6 @@ with freed_memory_kept():
 """,
         **{name: value},
     )
-
-
-SIZE = 128 << 20  # bytes of a tensor, as of the blocks above
-FEWEST_FAULTS = SIZE // (4 << 20)  # of a tensor in new memory
 
 
 class Measured(nn.Module):
