@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from edgevit.actions.single_stage import stage_config
 from edgevit.artifacts import sha256_of
-from edgevit.configs import STAGES, Distill, Evaluate, Load, Npz, Report
+from edgevit.configs import STAGES, Distill, Evaluate, Load, Npz, Quantize, Report
 from edgevit.configs.fields import Takes, _configs_in, _marks, purpose_of
 from edgevit.data import dataset_artifacts
 from edgevit.errors import RecipeError
@@ -96,6 +96,37 @@ def test_the_deployed_model_of_a_report_is_measured_from_the_start(tmp_path: Pat
         load(tmp_path, with_deployed)
     assert "one of student" in str(caught.value)
     assert load(tmp_path, with_deployed, "stages.report.deployed=student").stages[-1].id == "report"
+
+
+def test_the_budgets_size_is_a_limit_of_the_file_that_ships(tmp_path: Path) -> None:
+    small = GOOD.replace("latency_ms: 5", "latency_ms: 5, size_mib: 3")
+    quantize = "  - {{stage: quantize, id: {id}, model: onnx, calibration: digits.pool{more}}}\n"
+    made = "".join(quantize.format(id=id, more=more) for id, more in (("ships", ""), ("own", ", size_mib: 2")))
+    made += quantize.format(id="whole", more=", placement: all") + quantize.format(id="before", more="")
+    export, compiled = (
+        "  - {stage: export, id: onnx, model: student}\n",
+        "  - {stage: compile, id: fast, model: before}\n",
+    )
+    stages = export + made + compiled
+    read = load(tmp_path, small + stages)
+    limits = {stage.id: stage.size_mib for stage in read.stages if isinstance(stage, Quantize)}
+    assert limits == {"ships": 3, "own": 2, "whole": None, "before": None}
+    with pytest.raises(RecipeError, match="'size_mib' decides between forms that are timed"):
+        load(tmp_path, small + stages, "stages.whole.size_mib=3")
+
+
+def test_the_budgets_size_is_no_limit_of_a_file_that_is_selected_and_then_compiled(tmp_path: Path) -> None:
+    small = GOOD.replace("latency_ms: 5", "latency_ms: 5, size_mib: 3")
+    stages = """\
+  - {stage: export, id: onnx, model: student}
+  - {stage: quantize, id: int8/a, model: onnx, calibration: digits.pool}
+  - {stage: quantize, id: int8/b, model: onnx, calibration: digits.support}
+  - {stage: select, id: best, models: [int8/*], data: digits.support}
+"""
+    compiled = "  - {stage: compile, id: fast, model: best}\n"
+    for more, limit in (("", 3), (compiled, None)):
+        read = load(tmp_path, small + stages + more)
+        assert {stage.size_mib for stage in read.stages if isinstance(stage, Quantize)} == {limit}
 
 
 @pytest.mark.parametrize("limit", ["top1", "balanced_accuracy", "recall"])

@@ -221,7 +221,7 @@ def look_at_folder(options: InitOptions, context: Context) -> Findings:
         RecipeError, ArtifactError: a name or a file of weights cannot be used.
     """
     target_for(options.target, context)  # refuses a name that no targets.yaml has
-    form = deployed_form(options.target)
+    form = deployed_form(options.target, options.size_mib)
     form.machine(context)  # refuses a target that is not there
     sources = weights_from(options.weights, options.teacher, options.student, options.offline)
     images, say = _look_at_images(options, sources.teacher is not None, context), context.progress.say

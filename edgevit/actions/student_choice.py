@@ -143,14 +143,14 @@ def weights_from(file: Path | None, teacher: str | None, student: str | None, of
     return WeightSources(Weights(model, file), offline, teacher)
 
 
-def deployed_form(target: str) -> DeployedForm:
-    """The stages after the student in a recipe of `init`."""
+def deployed_form(target: str, size_mib: float | None = None) -> DeployedForm:
+    """The stages after the student in a recipe of `init` whose budget has this size."""
     if target == LOCAL_GPU:
         return DeployedForm(Profile(stage="profile", id="latency", model="student", target=target, precision="float16"))
     return DeployedForm(
         Profile(stage="profile", id="latency", model="int8", target=target),
         Export(stage="export", id="onnx", model="student"),
-        Quantize(stage="quantize", id="int8", model="onnx", calibration="images", target=target),
+        Quantize(stage="quantize", id="int8", model="onnx", calibration="images", target=target, size_mib=size_mib),
     )
 
 

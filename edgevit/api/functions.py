@@ -156,13 +156,14 @@ def quantize(model: ModelLike, calibration: Data, validation: Data | None = None
         validation: labelled images, as a folder CLASS/*.jpg or a data set object. On these, a form may lose
             `max_top1_drop` of top-1 against the float model, 0.01 by default. `metrics["top1_drop"]` holds the loss.
         options: more options of the stage `quantize`: `calibration_images`, `runtime`, `precision`, `calibrator`,
-            `placement`, `threads`, `min_sqnr_db`, `max_top1_drop`, …
+            `placement`, `threads`, `size_mib`, `min_sqnr_db`, `max_top1_drop`, …
 
     Raises:
         ParityError: the quantized model is too far from the float model, or loses too much accuracy.
 
     Returns:
-        The quantized model; the float model where `placement` is "fastest" and no INT8 form is faster on this machine.
+        The quantized model; the float model where `placement` is "fastest" and no INT8 form is faster on this machine,
+        unless the float model exceeds `size_mib` and a form does not.
     """
     from edgevit.configs import Quantize
 

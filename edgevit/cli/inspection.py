@@ -128,7 +128,8 @@ def _print(inspected: Inspection) -> None:
         rule, classes = inspected.spec.preprocess, len(inspected.spec.classes)
         echo(f"  images: {rule.resize} to {rule.height} × {rule.width}, {rule.interpolation}; {classes} classes")
     for name, value in inspected.session_options.items():
-        echo(f"  session option {name}: {value}")
+        for one in value if isinstance(value, list) else [value]:
+            echo(f"  session option {name}: {one}")
     _print_costs(inspected)
     echo("")
     print_table(("operator", "nodes", "of type"), _operator_rows(inspected.operators))

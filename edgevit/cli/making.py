@@ -11,7 +11,18 @@ import typer
 
 from edgevit import bounds
 from edgevit.cli.naming import named_by_options, with_names
-from edgevit.cli.options import JsonFlag, Labels, ModelPath, Out, TargetName, Threads, default_of, flag, number
+from edgevit.cli.options import (
+    JsonFlag,
+    Labels,
+    ModelPath,
+    Out,
+    SizeLimit,
+    TargetName,
+    Threads,
+    default_of,
+    flag,
+    number,
+)
 from edgevit.cli.output import (
     check_out,
     echo,
@@ -213,6 +224,7 @@ def quantize(
             "Largest loss of top-1 on --validation, as a fraction; 0.01, one point, by default.",
         ),
     ] = None,
+    size_mib: SizeLimit = None,
     smoothquant: Annotated[
         float | None,
         number(
@@ -236,7 +248,8 @@ def quantize(
     """Quantize an ONNX model, calibrated on images and checked against the float model.
 
     With --placement fastest, several quantized forms are timed on the target. If none is faster than the float model,
-    the float model is written. For tensorrt, the forms are timed on a --target with a GPU.
+    the float model is written, unless it exceeds --size-mib and a form does not. For tensorrt, the forms are timed on a
+    --target with a GPU.
 
     With --validation, a form is refused that loses more top-1 than --max-top1-drop, by more than chance explains. Take
     images that the model was not trained on, and that do not test it later.
@@ -263,6 +276,7 @@ def quantize(
             min_sqnr_db=min_sqnr_db,
             validation=None if validation is None else "validation",
             max_top1_drop=max_top1_drop,
+            size_mib=size_mib,
             smoothquant=smoothquant,
             bias_correction=bias_correction,
             reduce_range=reduce_range,

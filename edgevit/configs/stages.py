@@ -204,12 +204,13 @@ class Quantize(Stage):
     """Quantize an ONNX file after training, calibrated on images: to INT8, or to FP8 or INT4 for TensorRT.
 
     With `placement: fastest`, the forms are timed. If none is faster than the float model, the result is the float
-    model; for TensorRT, the float16 model. Forms for TensorRT are timed on a board.
+    model, unless it exceeds `size_mib` and a form does not. For TensorRT, float16 takes the place of float, and the
+    forms are timed on a board.
     """
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
@@ -248,7 +249,8 @@ class Quantize(Stage):
         "fastest",
         description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
         "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
-        "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships. "
+        "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships (but "
+        "see `size_mib`). "
         "For TensorRT, engines of the forms are built, compared with float and timed on `target`: float16, the "
         "integer forms and, where the GPU has it, FP8. These engines are built with the defaults of `compile`. On "
         "`local-cpu`, `fastest` then means `all`.",
@@ -256,11 +258,17 @@ class Quantize(Stage):
     target: Annotated[TargetName, Added()] = Field(
         LOCAL_CPU, description="Device that times the forms, with `placement: fastest`."
     )
+    size_mib: Annotated[Positive | None, Added()] = Field(
+        None,
+        description="Largest size of the model file in MiB, or of the engine on a board, with `placement: fastest`. If "
+        "the float model is larger, and a form that is not passes the gates, that form ships, even if it is slower. By "
+        "default, that of the recipe's budget, unless a later stage makes another model from this one.",
+    )
     threads: Threads = Field(1, description="Number of CPU threads of the runtime while it is timed.")
     min_sqnr_db: Decibels | None = Field(
         None,
         description="Least signal-to-quantization-noise ratio of the logits in decibels. If the model would be below "
-        "it, the layers that cost most stay float. 18 by default; 0 with `calibrator: trained`.",
+        "it, the layers with the most noise for each weight stay float. 18 by default; 0 with `calibrator: trained`.",
     )
     validation: Annotated[AnswersComparedOn | None, Added()] = Field(
         None,
@@ -272,9 +280,9 @@ class Quantize(Stage):
     max_top1_drop: Annotated[Loss | None, Added()] = Field(
         None,
         description="Largest loss of top-1 against the float model on `validation`, which needs labels, as a fraction. "
-        "A form is refused if its loss is larger and the 95% interval of the loss lies above 0. The layers that cost "
-        "most then stay float, until the measured loss is within the limit. By default `budget.top1_drop` of the "
-        "recipe, or 0.01 without it.",
+        "A form is refused if its loss is larger and the 95% interval of the loss lies above 0. The layers with the "
+        "most noise for each weight then stay float, until the measured loss is within the limit. By default "
+        "`budget.top1_drop` of the recipe, or 0.01 without it.",
     )
     sensitivity: bool = Field(
         False, description="Whether the cost of each layer alone is measured, even if both gates are passed without."
@@ -299,6 +307,10 @@ class Quantize(Stage):
     def _target_times(self) -> Self:
         if self.target != LOCAL_CPU and self.placement != "fastest":
             raise ValueError("'target' goes with placement: fastest: nothing else is timed")
+        if self.size_mib is not None and not self.is_timed:
+            raise ValueError(
+                "'size_mib' decides between forms that are timed: with placement: fastest, and for tensorrt on a board"
+            )
         return self
 
     @model_validator(mode="after")

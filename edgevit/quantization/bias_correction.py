@@ -75,15 +75,15 @@ def with_corrected_biases(
 
 
 class BiasCorrection:
-    """Corrects the biases of models, once for each graph, placement and choice of float layers."""
+    """Corrects the biases of models, once for each graph, placement, choice of float layers and rounding."""
 
     def __init__(self, batches: Batches, threads: int, progress: Progress) -> None:
         self._batches, self._threads, self._progress = batches, threads, progress
         self._graphs: dict[int, ModelProto] = {}  # by id, which is another graph's once a graph is freed
-        self._corrected: dict[tuple[int, Placement, frozenset[str]], CalibratedModel] = {}
+        self._corrected: dict[tuple[int, Placement, frozenset[str], bool], CalibratedModel] = {}
 
     def __call__(self, model: CalibratedModel, placement: Placement) -> CalibratedModel:
-        key = id(model.model), placement, model.kept_float
+        key = id(model.model), placement, model.kept_float, model.keeps_sums
         if key not in self._corrected:
             self._graphs[id(model.model)] = model.model
             self._corrected[key] = with_corrected_biases(model, placement, self._batches, self._threads, self._progress)

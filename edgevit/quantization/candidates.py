@@ -170,6 +170,7 @@ class TrialRunner:
         threads: of the timed sessions.
         comparing_threads: of the sessions whose outputs are compared.
         deployed: the model that runs on the target: the candidate's file, or the engine that is built from it.
+        most_bytes: the largest size of the deployed model; None for any size.
     """
 
     reference: HostSession
@@ -181,6 +182,7 @@ class TrialRunner:
     gate_on_target: bool = False
     validation: Validation | None = None
     deployed: Callable[[Candidate], Artifact] = _file_of
+    most_bytes: float | None = None
 
     def compared(self, candidate: Candidate) -> Trial:
         """The comparison of a candidate with the float model. The trial's failure says why a gate refuses it."""
@@ -233,8 +235,8 @@ class TrialRunner:
         """The trial of the candidate that ships, and the trials of all candidates. Each trial is reported in a line.
 
         Args:
-            baseline: the model that all candidates are timed with. It ships if none is faster. By default, the baseline
-                is the first candidate that is close enough.
+            baseline: the model that all candidates are timed with. It ships if none is faster, unless it is too large.
+                By default, the baseline is the first candidate that is close enough.
         """
         trials = []
         for candidate in candidates:
@@ -243,10 +245,20 @@ class TrialRunner:
             trials.append(trial)
             if baseline is None and trial.failure is None:
                 baseline = trial
-        best = best_trial(baseline, trials)
+        best = best_trial(baseline, trials, self._fits)
+        if not self._fits(best.candidate):
+            progress.say(f"    no form is within size_mib: {best.candidate.name} ships")
+        elif best is not (without_limit := best_trial(baseline, trials)):
+            progress.say(f"    {best.candidate.name} ships: {without_limit.candidate.name} exceeds size_mib")
         if any(trial.is_replayed for trial in trials):
             progress.say(f"    a stand-in has replayed these times: they decide nothing. {best.candidate.name} ships")
         return best if best.closeness else self._checked(best), trials
+
+    def _fits(self, candidate: Candidate) -> bool:
+        if self.most_bytes is None:
+            return True
+        model = self.deployed(candidate)
+        return model.file(model.model_file.name).stat().st_size <= self.most_bytes
 
     def _checked(self, baseline: Trial) -> Trial:
         """A float baseline that ships, with its change of answers if it runs in another runtime than the reference."""
@@ -336,21 +348,34 @@ def _in_precision(options: RuntimeOptions, precision: Bfloat16 | None) -> Runtim
     return OpenvinoOptions(inference_precision=precision) if precision else options
 
 
-def best_trial(baseline: Trial | None, trials: Sequence[Trial]) -> Trial:
+def _any_size(candidate: Candidate) -> bool:
+    return True
+
+
+def best_trial(baseline: Trial | None, trials: Sequence[Trial], fits: Callable[[Candidate], bool] = _any_size) -> Trial:
     """The trial of the candidate that ships: the fastest that is faster than the baseline, or one as fast and smaller.
 
     Among candidates within 3% of the highest speed-up, those in 8 bits or fewer are preferred, then the highest SQNR.
-    If none is faster, or the times are replayed, the baseline ships.
+    If none is faster, or the times are replayed, the baseline ships. If the baseline is too large, the best one that is
+    not ships, whatever its speed.
+
+    Args:
+        fits: whether a candidate is small enough. Where neither the baseline nor a candidate is, sizes decide nothing.
 
     Raises the failure of the first candidate if every candidate has failed.
     """
     close = [trial for trial in trials if trial.failure is None]
     if not close and trials[0].failure:
         raise trials[0].failure
-    faster = [trial for trial in close if trial.is_faster]
-    if not faster:
+    small = [trial for trial in close if fits(trial.candidate) and not trial.is_replayed]
+    is_small = baseline is not None and fits(baseline.candidate)
+    if small and not is_small:
+        eligible = small
+    else:
+        eligible = [trial for trial in (small if is_small else close) if trial.is_faster]
+    if not eligible:
         assert baseline is not None
         return baseline
-    highest = max(trial.speedup or 0.0 for trial in faster)
-    as_fast = [trial for trial in faster if (trial.speedup or 0.0) >= AS_FAST * highest]
+    highest = max(trial.speedup or 0.0 for trial in eligible)
+    as_fast = [trial for trial in eligible if (trial.speedup or 0.0) >= AS_FAST * highest]
     return max(as_fast, key=lambda trial: (trial.candidate.is_quantized, trial.closeness["sqnr_db"]))

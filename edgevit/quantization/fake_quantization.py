@@ -1,4 +1,4 @@
-"""Fake quantization: a float module whose layers round weights and activations as the Q/DQ graph does."""
+"""Fake quantization: a float module whose layers round as the Q/DQ graph of `calibrator: trained` does."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Rounding(torch.autograd.Function):
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight (outputs, …) to −L..L times one scale per output, max|w|/L, as the writer does.
+    """Rounds a weight (outputs, …) to −L..L times one scale per output, max|w|/L, to the nearest, as the writer does.
 
     Gradients pass straight through.
 

@@ -37,6 +37,7 @@ from edgevit.quantization.dialects import (
 )
 from edgevit.quantization.fp8_int4 import with_float8, with_int4
 from edgevit.quantization.overflow import overflows_here
+from edgevit.quantization.rounding import with_kept_sums
 from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 
 
@@ -75,6 +76,8 @@ class CalibratedModel:
         beyond_float16: activations outside the range of float16, if the dialect's floats are float16. The nodes that
             make or read them compute in float32.
         kept_float: names of nodes that stay float.
+        keeps_sums: whether int8 weights of convolutions are rounded by `with_kept_sums`; else to the nearest integers,
+            as those of products are.
     """
 
     model: ModelProto
@@ -83,6 +86,7 @@ class CalibratedModel:
     where: object
     beyond_float16: Mapping[str, Magnitudes] = field(default_factory=dict)
     kept_float: frozenset[str] = frozenset()
+    keeps_sums: bool = True
 
     @cached_property
     def integers(self) -> Mapping[str, Integers]:
@@ -141,7 +145,8 @@ class CalibratedModel:
             return with_float8(self.model, chosen, self.ranges)
         if self.dialect.precision == "int4":
             return with_int4(self.model, chosen)
-        return _with_qdq(self.model, chosen, self.ranges, self.integers, self.dialect, self.where)
+        rounded = with_kept_sums(self.model, chosen, self.dialect.largest_weight) if self.keeps_sums else self.model
+        return _with_qdq(rounded, chosen, self.ranges, self.integers, self.dialect, self.where)
 
 
 def calibrated(
@@ -160,7 +165,8 @@ def calibrated(
     Args:
         batches: gives the calibration batches, equal at each call.
         where: the file or stage, for errors.
-        trained: known ranges by the tensors' names. Only the other tensors are calibrated.
+        trained: known ranges by the tensors' names. Only the other tensors are calibrated. With them, all weights are
+            rounded to the nearest integers, as in quantization-aware training.
         reduce_range: whether int8 weights have 7 bits; None: where products of 8 bits overflow on this machine's CPU.
 
     Raises:
@@ -186,7 +192,7 @@ def calibrated(
     measured = activation_ranges(named, unknown, batches, calibrator, threads, is_symmetric) if unknown else {}
     ranges = {name: known.get(name) or measured[name] for name in tensors}
     beyond = beyond_float16(named, batches, threads) if dialect.floats == "float16" else {}
-    return CalibratedModel(named, dialect, ranges, where, beyond)
+    return CalibratedModel(named, dialect, ranges, where, beyond, keeps_sums=trained is None)
 
 
 def _nothing_to_quantize(model: ModelProto, dialect: Dialect, where: object) -> ArtifactError:

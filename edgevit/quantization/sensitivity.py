@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgevit.artifacts import Json
 from edgevit.graphs.files import write_onnx
+from edgevit.graphs.tensors import shapes_of_weights
 from edgevit.progress import Progress
 from edgevit.quantization.bias_correction import BiasCorrection
 from edgevit.quantization.gate import Closeness, Validation
@@ -23,7 +25,8 @@ from edgevit.runtimes.parity import centered_outputs, sqnr_db
 from edgevit.runtimes.sessions import session_as_declared
 
 MOST_BATCHES = 4
-GROWTH = 1.5
+GROWTH = 1.5  # of the number of float layers
+SHRINKAGE = 0.9  # of the allowed noise
 
 
 @dataclass(frozen=True)
@@ -124,29 +127,58 @@ class SensitivityAnalysis:
     def within(
         self, model: CalibratedModel, whole: Closeness, sensitivities: Sequence[Sensitivity]
     ) -> CalibratedModel | None:
-        """The model with the fewest float layers that passes both gates; None if they refuse any quantized layer.
+        """The model with few weights in float that passes both gates; None if they refuse any quantized layer.
 
-        The noise of layers adds up, nearly. The layers with the lowest SQNR stay float until the estimated noise of
-        the rest is allowed. While a gate refuses the model, half as many more layers stay float each time.
+        The noise of layers adds up, nearly. Layers stay float until the noise of the rest, as a share of all layers',
+        would be allowed. While a gate refuses the model, half as many more layers stay float each time, or more.
 
         The search tries several models on the same validation images. So once the gate by top-1 has refused one, chance
         excuses no loss above the limit: the measured loss itself has to be within it.
 
         Args:
-            whole: the closeness of the model with all layers quantized, which a gate refuses.
+            whole: the closeness of the model with all layers quantized, as it ships, which a gate refuses.
         """
-        allowed = 10 ** (-whole.floor_db / 10)
-        noises = np.array([layer.noise for layer in sensitivities])
-        remaining = noises.sum() - np.concatenate([[0.0], np.cumsum(noises)])
-        count = max(1, int(np.argmax(remaining <= allowed)))
+        shapes = shapes_of_weights(model.model)
+        sizes = {node.name: math.prod(shapes[node.input[1]]) for node in model.nodes()}
+        allowed = _noise(sensitivities) * min(1, 10 ** ((whole.sqnr_db - whole.floor_db) / 10))
         lost_too_much = "max_top1_drop" in whole.refused_by
+        count = 1
         while count < len(sensitivities):
-            kept = frozenset(layer.node for layer in sensitivities[:count])
+            kept = layers_to_keep_float(sensitivities, sizes, allowed)
+            if len(kept) < count:
+                allowed *= SHRINKAGE
+                continue
+            if len(kept) == len(sensitivities):
+                break
             mixed = replace(model, kept_float=kept)
             closeness = self.closeness(self.as_shipped(mixed), whole.floor_db)
             lost_too_much = lost_too_much or "max_top1_drop" in closeness.refused_by
             is_over = closeness.change is not None and not closeness.change.is_within_limit
             if not closeness.refused_by and not (lost_too_much and is_over):
                 return mixed
-            count = int(np.ceil(count * GROWTH))
+            count = math.ceil(len(kept) * GROWTH)
         return None
+
+
+def layers_to_keep_float(
+    sensitivities: Sequence[Sensitivity], sizes: Mapping[str, int], allowed: float
+) -> frozenset[str]:
+    """Layers that leave noise of at most `allowed` if they stay float, with few weights.
+
+    Those with the most noise for each weight come first. Then those that are not needed any more are left out.
+
+    Args:
+        sizes: the number of weights of each layer.
+    """
+    by_gain = sorted(sensitivities, key=lambda layer: layer.noise / sizes[layer.node], reverse=True)
+    count = next(count for count in range(len(by_gain) + 1) if _noise(by_gain[count:]) <= allowed)
+    kept, rest = by_gain[:count], by_gain[count:]
+    for layer in sorted(kept, key=lambda layer: layer.noise):
+        if _noise([*rest, layer]) <= allowed:
+            kept.remove(layer)
+            rest.append(layer)
+    return frozenset(layer.node for layer in kept)
+
+
+def _noise(layers: Sequence[Sensitivity]) -> float:
+    return math.fsum(layer.noise for layer in layers)

@@ -76,21 +76,25 @@ def with_patterns_resolved(stage: Stage, earlier: Sequence[Stage]) -> Stage:
 
 
 def within_budget(stage: Stage, recipe: Recipe) -> Stage:
-    """The stage with limits from the budget: `max_top1_drop` of `quantize`, latency and size of `select`.
+    """The stage with limits from the budget: top-1 and size of `quantize`, and those and latency of `select`.
 
-    A stage `quantize` gets the limit only if its validation images have labels. A stage `select` gets the limits of
-    latency and size only if no later stage makes another model from the selected one, since they are those of the file
-    that ships.
+    A stage `quantize` gets the limit of top-1 only if its validation images have labels. The limits of latency and size
+    are those of the file that ships, so a stage gets them only if no later stage makes another model from its model.
     """
     if isinstance(stage, Select):
         drop = recipe.budget.top1_drop if stage.max_top1_drop is None else stage.max_top1_drop
         of_file = () if _is_changed_later(stage.id, recipe.stages) else ("latency_ms", "size_mib")
         limits = {name: getattr(recipe.budget, name) for name in of_file if getattr(stage, name) is None}
         return stage.model_copy(update={**limits, "max_top1_drop": drop})
-    limit = recipe.budget.top1_drop
-    if not isinstance(stage, Quantize) or stage.validation is None or stage.max_top1_drop is not None or limit is None:
+    if not isinstance(stage, Quantize):
         return stage
-    return stage if _has_no_labels(stage.validation, recipe) else stage.model_copy(update={"max_top1_drop": limit})
+    limits = {}
+    is_labelled = stage.validation is not None and not _has_no_labels(stage.validation, recipe)
+    if is_labelled and stage.max_top1_drop is None:
+        limits["max_top1_drop"] = recipe.budget.top1_drop
+    if stage.is_timed and stage.size_mib is None and not _is_changed_later(stage.id, recipe.stages):
+        limits["size_mib"] = recipe.budget.size_mib
+    return stage.model_copy(update=limits)
 
 
 def _is_changed_later(id: str, stages: Sequence[Stage]) -> bool:

@@ -58,10 +58,9 @@ def recipe_and_folder(
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise combined(mistakes_of(error, document)) from None
-    stages = tuple(
-        with_absolute_files(within_budget(with_patterns_resolved(stage, recipe.stages[:i]), recipe), base)
-        for i, stage in enumerate(recipe.stages)
-    )
+    resolved = tuple(with_patterns_resolved(stage, recipe.stages[:i]) for i, stage in enumerate(recipe.stages))
+    recipe = recipe.model_copy(update={"stages": resolved})
+    stages = tuple(with_absolute_files(within_budget(stage, recipe), base) for stage in resolved)
     recipe = recipe.model_copy(update={"stages": stages})
     if mistakes := list(islice(mistakes_across_stages(recipe, document, base), MISTAKES_SHOWN + 1)):
         raise combined(mistakes)

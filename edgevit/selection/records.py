@@ -18,7 +18,7 @@ from edgevit.targets import target_info
 PACKAGES = ("edgevit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
 PROFILE_FIELDS = ("target", "batch_size", "threads", "precision", "runtime", "boundary")
 EXPORT_FIELDS = ("opset", "runtime", "dynamic_batch", "normalize", "embedding")
-QUANTIZE_FIELDS = ("runtime", "precision", "placement", "threads")
+QUANTIZE_FIELDS = ("runtime", "precision", "placement", "size_mib", "threads")
 
 
 class Student(Frozen):

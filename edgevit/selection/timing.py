@@ -5,7 +5,7 @@ The weights are random: they do not change the speed, as long as `quantize` leav
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +102,7 @@ def _time_file(
         candidates = list(_forms(file, form.quantize, folder))
     trials_on = target_for(form.quantize.target, context) if form.quantize else target
     trials_ms = {candidate.name: _trial_ms(candidate, trials_on, form.profile) for candidate in candidates}
-    best = min(candidates, key=lambda candidate: trials_ms[candidate.name])
+    best = min(_small_enough(candidates, form.quantize), key=lambda candidate: trials_ms[candidate.name])
     deployed = artifact_from_onnx(best.file)
     if form.compile is not None:
         (folder / "compiled").mkdir()
@@ -148,6 +148,14 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
         yield from writer.candidates()
     else:
         yield writer.quantized_candidate(quantize.placement)
+
+
+def _small_enough(candidates: Sequence[Candidate], quantize: Quantize | None) -> Sequence[Candidate]:
+    """The candidates within the size that `quantize` asks for; all if none is."""
+    if quantize is None or quantize.size_mib is None:
+        return candidates
+    most_bytes = quantize.size_mib * 2**20
+    return [candidate for candidate in candidates if candidate.file.stat().st_size <= most_bytes] or candidates
 
 
 def _trial_ms(candidate: Candidate, target: Target, profile: Profile) -> float:

@@ -1,4 +1,4 @@
-"""quantize: ONNX → ONNX with Q/DQ, close to the float model and, if it is timed, faster; or the float model."""
+"""quantize: ONNX → ONNX with Q/DQ, close to float and, if it is timed, faster or small enough; or the float model."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             threads,
             gate_on_target=config.target != LOCAL_CPU,
             validation=validation,
+            most_bytes=config.size_mib * 2**20 if config.size_mib else None,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
             engine = engine_builder(config, context, out / ENGINES)

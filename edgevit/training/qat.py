@@ -222,7 +222,8 @@ def _gains(student: _ExportedStudent, images: Sequence[NDArray[np.float32]], pro
             file_session(file, exported.spec, AS_WRITTEN, usable_cpus()), images, usable_cpus()
         )
         before_db, after_db = (
-            analysis.sqnr_db(candidate.calibrated) for candidate in (student, student.smoothed_by_itself)
+            analysis.sqnr_db(replace(candidate.calibrated, keeps_sums=False))  # training rounds to the nearest
+            for candidate in (student, student.smoothed_by_itself)
         )
     is_used = after_db >= before_db + GAIN_DB
     progress.say(f"    {config.id}: {outliers_text(student.outlier_channels)}")

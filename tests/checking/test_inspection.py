@@ -40,7 +40,8 @@ def test_a_quantized_vit() -> None:
     assert found.operators["MatMul"] == {"int8": 8, "float": 4}
     assert found.spec == int8_onnx().io
     exact = {"exact_sums": False} if int8_onnx().metrics.get("reduce_range") else {}
-    assert found.session_options == {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"], **exact}
+    disabled = ["MatMulAddFusion", "BiasGeluFusion", "WeightBiasQuantization"]
+    assert found.session_options == {"disabled_optimizers": disabled, **exact}
     assert max(found.weights_bytes, key=lambda name: found.weights_bytes[name]) == "int8"
     assert found.inputs[0].shape == ("batch", 3, 32, 32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgevit.runtimes.base import Session, SessionOptions, random_images
 from edgevit.runtimes.onnxruntime.session import OnnxruntimeSession
 from edgevit.targets import base as targets
 from edgevit.targets.local import LocalCpu
+from tests.said import Said
 from tests.small_models import float_onnx, int8_onnx, workbench
 
 FLOAT = Trial(Candidate("float32", Path("float.onnx"), OnnxruntimeOptions(), "float32"))
@@ -57,6 +58,66 @@ def test_replayed_times_decide_nothing() -> None:
     replayed = [replace(trial("a", 2.0, 40), is_replayed=True), replace(trial("b", 3.0, 40), is_replayed=True)]
     assert best_trial(FLOAT, replayed).candidate is FLOAT.candidate
     assert best_trial(FLOAT, [replace(one, is_replayed=False) for one in replayed]).candidate.name == "b"
+
+
+def small(*names: str) -> Callable[[Candidate], bool]:
+    return lambda candidate: candidate.name in names
+
+
+def test_if_float_is_too_large_the_fastest_form_that_is_not_ships_though_it_is_slower() -> None:
+    trials = [trial("a", 0.7, 40), trial("b", 0.9, 20), trial("large", 0.95, 50), trial("c", 0.88, 30)]
+    assert best_trial(FLOAT, trials).candidate is FLOAT.candidate
+    assert best_trial(FLOAT, trials, small("a", "b", "c")).candidate.name == "c"
+    assert best_trial(FLOAT, trials, small("a", FLOAT.candidate.name)).candidate is FLOAT.candidate
+    assert best_trial(FLOAT, [*trials, failed("tiny")], small("tiny")).candidate is FLOAT.candidate, "it is refused"
+
+
+def test_no_form_that_is_too_large_ships_beside_one_that_is_not() -> None:
+    trials = [trial("large", 3.0, 40), trial("a", 1.5, 20)]
+    assert best_trial(FLOAT, trials, small("a", FLOAT.candidate.name)).candidate.name == "a"
+    assert best_trial(FLOAT, trials, small(FLOAT.candidate.name)).candidate is FLOAT.candidate
+    assert best_trial(FLOAT, trials, small()).candidate.name == "large", "no size decides where none is small enough"
+
+
+def test_of_forms_whose_times_are_replayed_none_ships_for_its_size() -> None:
+    replayed = [replace(trial("a", 3.0, 20), is_replayed=True), replace(trial("b", 2.0, 40), is_replayed=True)]
+    assert best_trial(FLOAT, replayed, small("a", "b")).candidate is FLOAT.candidate
+
+
+def test_of_engines_the_first_form_is_the_baseline_and_may_be_too_large() -> None:
+    float16 = Trial(Candidate("float16", Path("float16.onnx"), OnnxruntimeOptions(), "float16"), {"sqnr_db": 60.0})
+    trials = [float16, trial("a", 0.9, 20)]
+    assert best_trial(float16, trials).candidate.name == "float16"
+    assert best_trial(float16, trials, small("a")).candidate.name == "a"
+
+
+class SlowTarget(LocalCpu):
+    """Every form is measured to be half as fast as the float model."""
+
+    def race(self, models: Sequence[Artifact], options: SessionOptions, plan: MeasurePlan) -> tuple[Comparison, ...]:
+        raced = super().race(models, options, plan)
+        return tuple(replace(compared, ratio=0.5, interval=Interval(0.45, 0.55)) for compared in raced)
+
+
+@pytest.mark.parametrize(("share", "ships"), [(None, "float32"), (0.5, "int8 all"), (0.01, "float32"), (2, "float32")])
+def test_the_size_of_the_file_decides_where_the_limit_lies_between_float_and_int8(
+    share: float | None, ships: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "CHOICE", replace(targets.CHOICE, duration_s=0.02))
+    monkeypatch.setattr(loop, "STARTS", 6)
+    floating, quantized = (
+        Candidate(name, made.file("model.onnx"), made.model_file.options, precision)
+        for name, made, precision in (("float32", float_onnx(), "float32"), ("int8 all", int8_onnx(), "int8"))
+    )
+    reference = OnnxruntimeSession(floating.file, float_onnx().io, floating.options, 1)
+    images = [random_images(float_onnx().io, 2)]
+    most_bytes = None if share is None else share * floating.file.stat().st_size
+    runner = TrialRunner(reference, images, listed, SlowTarget(), 1, 1, most_bytes=most_bytes)
+    said = Said()
+    best, _ = runner.best_of([quantized], said, Trial(floating))
+    assert best.candidate.name == ships
+    assert any("exceeds size_mib" in line for line in said.lines) == (ships == "int8 all")
+    assert any("no form is within size_mib" in line for line in said.lines) == (share == 0.01)
 
 
 class BusyTarget(LocalCpu):

@@ -142,7 +142,7 @@ class Scripted(SensitivityAnalysis):
     ("whole", "kept"),
     [
         (Closeness(30, 10, CHANGES[0]), 3),  # 10 and 5 points that may be chance are no way out of 12 points
-        (Closeness(5, 10), 1),  # no answers were compared before, so this is no search by them
+        (Closeness(9.9, 10), 1),  # no answers were compared before, so this is no search by them
     ],
 )
 def test_a_loss_that_was_refused_is_not_excused_by_chance(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from edgevit.errors import ArtifactError
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import operator_counts
 from edgevit.quantization import calibrated
+from edgevit.runtimes.onnxruntime.session import inference_session, run_session
+from edgevit.runtimes.parity import sqnr_db
 from tests.checking.graphs import branch
 from tests.checking.graphs import model as graph_of
 
@@ -263,3 +266,38 @@ def test_weights_shared_through_identity_nodes_are_quantized_where_they_are_read
     found = check_for_onnxruntime(tmp_path / "model.onnx")
     assert [(one.node, one.got) for one in found.products] == [("conv", "int8"), ("second", "int8")]
     assert operator_counts(made)["Identity"] == 2, "the model that was given is left as it was"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
+def test_a_convolution_that_stays_float_between_two_pairs_keeps_its_weights_in_the_runtime(
+    runtime: str, tmp_path: Path
+) -> None:
+    """By default, ONNX Runtime's optimizer gives it integers of one scale: here, all but one channel would be zeros."""
+    generator = np.random.default_rng(0)
+    middle = generator.standard_normal((16, 8, 3, 3))
+    middle[0] *= 1000
+    tensors = {
+        "first": generator.standard_normal((16, 16, 3, 3)) / 12,
+        "middle": middle / 8,
+        "last": generator.standard_normal((16, 16, 1, 1)) / 4,
+        "low": np.float32(-3),
+        "high": np.float32(3),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "first"], ["a"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "middle"], ["b"], "middle", group=2),
+        helper.make_node("Clip", ["b", "low", "high"], ["c"], "clip"),
+        helper.make_node("Conv", ["c", "last"], ["d"], "last"),
+        helper.make_node("GlobalAveragePool", ["d"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], "flatten"),
+    ]
+    weights = {name: np.asarray(values, np.float32) for name, values in tensors.items()}
+    model = graph_of(nodes, weights, ["batch", 16, 8, 8], ["batch", 16])
+    images = generator.standard_normal((16, 16, 8, 8)).astype(np.float32)
+    ready = calibrated(model, lambda: [images], "minmax", runtime, 1, "test")
+    made = replace(ready, kept_float=frozenset({"middle"})).quantized()
+    (tmp_path / "made.onnx").write_bytes(made.model.SerializeToString())
+    session = inference_session(tmp_path / "made.onnx", made.options, 1)
+    (found,) = run_session(session, ["logits"], {"image": images}, "test")
+    assert sqnr_db(found, outputs_of(made.model, images)[0]) > 20
+    assert sqnr_db(found, outputs_of(model, images)[0]) > 20

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgevit.artifacts import IOSpec, Preprocess
@@ -19,7 +22,7 @@ from edgevit.model_file import OnnxruntimeOptions
 from edgevit.progress import SilentProgress
 from edgevit.quantization import CalibratedModel, calibrated
 from edgevit.quantization.gate import AnswerChange, Closeness
-from edgevit.quantization.sensitivity import SensitivityAnalysis
+from edgevit.quantization.sensitivity import Sensitivity, SensitivityAnalysis, layers_to_keep_float
 from edgevit.runtimes.sessions import file_session
 from tests.small_models import float_onnx, workbench
 
@@ -135,3 +138,27 @@ def test_a_floor_that_the_whole_misses_is_met_with_some_layers_in_float() -> Non
     assert sum(mixed.metrics["quantized_ops"].values()) == len(table) - kept
     with pytest.raises(ParityError):
         workbench().run("quantize", "too-much", min_sqnr_db=150, **fields)
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.integers(1, 10**6)), min_size=1, max_size=12), st.floats(1e-3, 1))
+def test_layers_in_float_leave_the_allowed_noise_and_none_is_there_for_nothing(
+    layers: list[tuple[float, int]], share: float
+) -> None:
+    found = [Sensitivity(str(index), "Conv", db) for index, (db, _) in enumerate(layers)]
+    allowed = share * sum(layer.noise for layer in found)
+    kept = layers_to_keep_float(found, {str(index): size for index, (_, size) in enumerate(layers)}, allowed)
+    rest = [layer.noise for layer in found if layer.node not in kept]
+    assert math.fsum(rest) <= allowed
+    assert all(math.fsum([*rest, layer.noise]) > allowed for layer in found if layer.node in kept)
+
+
+def test_of_layers_with_equal_noise_the_smallest_stay_float() -> None:
+    found = [Sensitivity(name, "Conv", 20.0) for name in ("large", "small", "medium")]
+    sizes = {"large": 900, "small": 9, "medium": 90}
+    kept = [layers_to_keep_float(found, sizes, allowed) for allowed in (0.031, 0.021, 0.011, 0.001)]
+    assert kept == [set(), {"small"}, {"small", "medium"}, {"small", "medium", "large"}]
+
+
+def test_a_layer_with_little_noise_is_quantized_again_where_a_large_one_has_to_stay_float() -> None:
+    found = [Sensitivity("large", "Conv", 10.0), Sensitivity("small", "Conv", 30.0)]
+    assert layers_to_keep_float(found, {"large": 10**6, "small": 9}, 0.05) == {"large"}
