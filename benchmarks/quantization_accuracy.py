@@ -15,10 +15,10 @@ The models in models/: every seed trains one for an epoch on 15,000 images with 
 rounding as INT8 does (`qat`) and once in float (`further`), the control: what more training alone gives. The other
 students had other losses, and the ViT another teacher.
 
-With NPZ also `mobilenetv2`, the exercise's teacher: a network trained on ImageNet, images at 192 px, and the nearest
-of ten centroids of five images each; in ONNX Runtime's forms alone, at its size. `qat` knows no label: for an epoch of
-3,000 images the float network teaches its own rounded copy. There is no control; taught by itself, a float network
-learns nothing.
+With NPZ also `mobilenetv2`, an early teacher of the exercise: a network trained on ImageNet, images at 192 px, and the
+nearest of ten centroids of five images each; in ONNX Runtime's forms alone, at its size. `qat` knows no label: for an
+epoch of 3,000 images the float network teaches its own rounded copy. There is no control; taught by itself, a float
+network learns nothing.
 
 `recovered` is the share of the points lost by `ptq` that a way wins back. Models that an earlier run measured stay in
 the results. A run that was stopped goes on.
@@ -59,6 +59,7 @@ WAYS: dict[str, tuple[str | None, Json]] = {  # the stage that trains, and field
     "int4": (None, {"runtime": "tensorrt", "precision": "int4"}),
 }
 NOTHING_TO_QUANTIZE = (("hybrid", "int4"), ("conv", "int4"))  # their layers are convolutions
+EXERCISE_WAYS = ("ptq", "corrected", "qat")
 FROM_PTQ = ("corrected", "qat", "further")
 
 
@@ -89,7 +90,8 @@ def main() -> None:
     asked.ways = list(dict.fromkeys(["ptq", *asked.ways]))
     subjects = [Subject([kept[name]], _possible(name, asked.ways)) for name in asked.students]
     if asked.imagenet is not None:
-        subjects.append(_exercise(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs), asked.ways))
+        stages = exercise_stages(imagenet_mobilenetv2.weights_file(asked.imagenet, asked.runs))
+        subjects.append(Subject(stages, [way for way in asked.ways if way in EXERCISE_WAYS]))
     taught = lessons(asked.cifar, asked.weights)
     made = pipeline.run(_recipe(subjects, asked.seeds, taught), Path.cwd(), asked.runs, terminal_context())
     results = {
@@ -102,8 +104,8 @@ def _possible(name: str, ways: Sequence[str]) -> list[str]:
     return [way for way in ways if (name, way) not in NOTHING_TO_QUANTIZE]
 
 
-def _exercise(weights: Path, ways: Sequence[str]) -> Subject:
-    """The teacher of recipes/cifar10-10way-5shot.yaml, track a, without the mirror images."""
+def exercise_stages(weights: Path) -> list[Stage]:
+    """An early teacher of the exercise: MobileNetV2 of ImageNet, and the nearest centroid of five images a class."""
     backbone = Load(
         stage="load",
         id="imagenet",
@@ -115,7 +117,7 @@ def _exercise(weights: Path, ways: Sequence[str]) -> Subject:
     head = Fewshot(
         stage="fewshot", id=EXERCISE, model="imagenet", support="few.support", method="nearest_centroid", random_views=0
     )
-    return Subject([backbone, head], [way for way in ways if way in ("ptq", "corrected", "qat")])
+    return [backbone, head]
 
 
 def _recipe(subjects: Sequence[Subject], seeds: int, taught: Lessons) -> Recipe:

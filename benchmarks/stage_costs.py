@@ -18,7 +18,8 @@ SHOWN = ("top1", "corrupted_top1", "latency_ms", "size_bytes")
 
 def main() -> None:
     run = Path(sys.argv[1])
-    shown = [path.parent for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}") for path in run.glob(pattern)]
+    levels = ("*", "*/*", "*/*/*")  # of a stage's id, accuracy/int8/a
+    shown = [path.parent for level in levels for path in run.glob(f"{level}/{MANIFEST}")]
     stages = {path.relative_to(run).as_posix(): Artifact.load(path).manifest for path in shown}
     costs = {name: manifest.provenance for name, manifest in stages.items()}
     publish(

@@ -65,6 +65,27 @@ def weight_range(result: Json) -> Iterator[Table]:
     )
 
 
+def kept_sums(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(model),
+            percents(measured["float_top1"]),
+            form["bits"],
+            form["rounding"],
+            mean_of(form["sqnr_db"], fixed(1)),
+            mean_of(form["lost"], fixed(2, 100)),
+        )
+        for model, measured in result["models"].items()
+        for form in measured["forms"]
+    ]
+    yield Table(
+        "forms",
+        ("model", "float, %", "bits of weights", "rounding", "SQNR, dB", "points lost"),
+        tuple(rows),
+        "The mean of the draws of calibration images, with the lowest and the highest.",
+    )
+
+
 def quantization_accuracy(result: Json) -> Iterator[Table]:
     models = result["models"]
     ways = list(dict.fromkeys(way for found in models.values() for way in found["seeds"][0]))

@@ -10,6 +10,7 @@ from docs.generate.numbers import (
     percents,
     plus_minus,
     points,
+    ranged,
 )
 from docs.generate.records import Json
 from docs.generate.tables.cells import NOTHING, Table, draws_in, lowest_to_highest, spelled
@@ -149,7 +150,7 @@ def photo_students(result: Json) -> Iterator[Table]:
             millions(row["params"]),
             percents(row["float"]["mean"]),
             percents(row["int8"]["mean"]),
-            _points_with_draws(row["behind"], signed=False),
+            _points_with_interval(row["behind"]),
         )
         for name, row in result["students"].items()
     ]
@@ -157,13 +158,19 @@ def photo_students(result: Json) -> Iterator[Table]:
         "students",
         ("model", "parameters", "top-1, %", "INT8, %", "points behind the teacher"),
         tuple(rows),
-        f"The mean of {result['draws']} draws; of the points, the least and the largest too. Points are those of INT8.",
+        f"The mean of {result['draws']} draws; of the points, its 95% interval too. Points are those of INT8.",
     )
 
 
-def _points_with_draws(gain: Json, signed: bool = True) -> str:
+def _points_with_interval(behind: Json) -> str:
+    """The mean in points, with its 95% interval over the draws."""
+    low, high = behind["interval"]
+    return ranged({"mean": behind["mean"], "low": low, "high": high}, fixed(1))
+
+
+def _points_with_draws(gain: Json) -> str:
     """The mean in points, with the least and the largest of the draws."""
-    shown = fixed(1, signed=signed)
+    shown = fixed(1, signed=True)
     return f"{shown(gain['mean'])} ({shown(min(gain['each']))} to {shown(max(gain['each']))})"
 
 

@@ -45,6 +45,7 @@ _EXERCISE = {  # the models that a result does not hold are left out
     "int8/b": "student b, INT8",
     "engine/b": "student b, INT8, compiled",
 }
+_LONG_STAGE_S = 60
 _TIMED_AS = {"teacher-b": "teacher", "student-b": "student"}  # in `latency/…` of the exercise
 _ENROLLED = {  # title of a column, and the data of the result
     "digits, perceptron": "digits, unseen images given",
@@ -176,6 +177,18 @@ def stage_costs(result: Json) -> Iterator[Table]:
         (("seconds", fixed(0)(result["total_s"])), ("largest memory, MiB", fixed(0)(result["peak_rss_mib"]))),
     )
     yield seconds_table("stages", result["seconds"])
+
+
+def long_run(result: Json) -> Iterator[Table]:
+    """Of a run that takes more than an hour."""
+    yield from stage_costs(result)
+    seconds = result["seconds"]
+    longest = {name: taken for name, taken in seconds.items() if taken >= _LONG_STAGE_S}
+    shown = dict(sorted(longest.items(), key=lambda item: -item[1]))
+    shown |= {"the other stages": result["total_s"] - sum(longest.values()), "all stages": result["total_s"]}
+    yield Table(
+        "longest", ("stage", "minutes"), tuple((name, fixed(1, 1 / 60)(taken)) for name, taken in shown.items())
+    )
 
 
 def _measured(stages: Json, accuracy: str, corrupted: str, file: str, latency: str) -> tuple[str, str, str, str]:
