@@ -142,7 +142,7 @@ DIALECTS = {
         operators=("Conv", "MatMul", "Gemm"),
         float_outputs=("Conv", "MatMul", "Gemm"),
         writer_options=SYMMETRIC,
-        options=OnnxruntimeOptions(disabled_optimizers=("MatMulAddFusion", "WeightBiasQuantization")),
+        options=OnnxruntimeOptions(disabled_optimizers=("MatMulAddFusion",)),
         whole_tiles=True,
         floats="float16",
         oldest_opset=19,

@@ -44,6 +44,20 @@ def test_an_untrained_student_is_timed_in_its_deployed_form(monkeypatch: pytest.
     assert len(list(cache.iterdir())) == 1
 
 
+def test_the_form_that_is_timed_is_within_the_size_where_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRIAL", "FINAL"):
+        monkeypatch.setattr(timing, name, MeasurePlan(warmup_s=0.01, duration_s=0.05, min_runs=10))
+    slow_int8 = {"float32": 1.0}
+    monkeypatch.setattr(timing, "_trial_ms", lambda candidate, target, profile: slow_int8.get(candidate.name, 2.0))
+    in_float = kept.timed(STUDENT, deployed_form("local-cpu"), Context())
+    assert in_float.form == "float32"
+    float_mib = in_float.size_bytes / 2**20
+    within = kept.timed(STUDENT, deployed_form("local-cpu", 0.9 * float_mib), Context())
+    assert within.form.startswith("int8 ")
+    assert within.size_bytes <= 0.9 * in_float.size_bytes
+    assert kept.timed(STUDENT, deployed_form("local-cpu", 1e-4), Context()).form == "float32", "none is so small"
+
+
 def test_a_timing_is_kept_for_its_student_and_form(cache: Path) -> None:
     form = deployed_form("local-cpu")
     kept.keep(STUDENT, form, timing_of(3), Context())

@@ -70,7 +70,7 @@ def kept_sums(result: Json) -> Iterator[Table]:
         (
             spelled(model),
             percents(measured["float_top1"]),
-            form["bits"],
+            str(form["bits"]),
             form["rounding"],
             mean_of(form["sqnr_db"], fixed(1)),
             mean_of(form["lost"], fixed(2, 100)),
