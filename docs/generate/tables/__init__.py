@@ -62,6 +62,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "stage_costs_quickstart": whole_path.stage_costs,
     "startup": whole_path.spreads,
     "tensorrt_plans": compression.tensorrt_plans,
+    "training_precision_with_instructions": distillation.training_precision,
     "training_precision_without_instructions": distillation.training_precision,
     "unbalanced_classes": few_shot.unbalanced_classes,
     "weight_range_without_vnni": compression.weight_range,
