@@ -367,10 +367,10 @@ def best_trial(baseline: Trial | None, trials: Sequence[Trial], fits: Callable[[
     close = [trial for trial in trials if trial.failure is None]
     if not close and trials[0].failure:
         raise trials[0].failure
-    small = [trial for trial in close if fits(trial.candidate) and not trial.is_replayed]
+    small = [trial for trial in close if fits(trial.candidate)]
     is_small = baseline is not None and fits(baseline.candidate)
     if small and not is_small:
-        eligible = small
+        eligible = [trial for trial in small if not trial.is_replayed]
     else:
         eligible = [trial for trial in (small if is_small else close) if trial.is_faster]
     if not eligible:
