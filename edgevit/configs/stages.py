@@ -343,6 +343,11 @@ class Quantize(Stage):
         return self.smoothquant is None and self.precision == "int8" and self.calibrator != "trained"
 
     @property
+    def most_bytes(self) -> float | None:
+        """`size_mib` in bytes."""
+        return None if self.size_mib is None else self.size_mib * 2**20
+
+    @property
     def largest_top1_drop(self) -> float:
         """`max_top1_drop`, or its default outside a recipe with a limit in its budget."""
         return TOP1_DROP if self.max_top1_drop is None else self.max_top1_drop

@@ -152,9 +152,9 @@ def _forms(file: Path, quantize: Quantize, folder: Path) -> Iterator[Candidate]:
 
 def _small_enough(candidates: Sequence[Candidate], quantize: Quantize | None) -> Sequence[Candidate]:
     """The candidates within the size that `quantize` asks for; all if none is."""
-    if quantize is None or quantize.size_mib is None:
+    most_bytes = quantize.most_bytes if quantize else None
+    if most_bytes is None:
         return candidates
-    most_bytes = quantize.size_mib * 2**20
     return [candidate for candidate in candidates if candidate.file.stat().st_size <= most_bytes] or candidates
 
 

@@ -95,7 +95,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], context: Context, out:
             threads,
             gate_on_target=config.target != LOCAL_CPU,
             validation=validation,
-            most_bytes=config.size_mib * 2**20 if config.size_mib else None,
+            most_bytes=config.most_bytes,
         )
         if config.is_timed and config.runtime == TENSORRT.name:
             engine = engine_builder(config, context, out / ENGINES)
