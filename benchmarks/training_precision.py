@@ -4,7 +4,8 @@
 
 Each training is `fit` from its call to its return: an epoch of 98 labelled characters that come with edgevit, batches
 of 16, one process, two threads. A network's two precisions take turns within each round. The result's name says whether
-the CPU has instructions for bfloat16, because that decides which one is faster.
+the CPU has instructions for bfloat16, because that decides which one is faster. With them, `trial` is the speedup that
+the trial of `precision: auto` finds before a training, in each of the rounds, and `auto` what it takes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edgevit.models import create_model
 from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
+from edgevit.training.loop.precision import faster_precision, step_seconds
 from edgevit.training.objectives import label_objective
 
 BATCH, THREADS = 16, 2
@@ -77,11 +79,19 @@ def _measured(network: Network, count: int) -> dict[str, Any]:
     rounds = [
         {precision: images_per_s(network, data, BATCH, precision) for precision in PRECISIONS} for _ in range(count)
     ]
+    trials = [_trial(network) for _ in range(count)] if is_fast_in_bfloat16(torch.device("cpu")) else []
     return {
         "image_size": network.size,
         "images_per_s": {precision: spread([speeds[precision] for speeds in rounds]) for precision in PRECISIONS},
         "over_float32": spread([speeds["bfloat16"] / speeds["float32"] for speeds in rounds]),
+        **({"trial": spread(trials), "auto": [faster_precision(speedup) for speedup in trials]} if trials else {}),
     }
+
+
+def _trial(network: Network) -> float:
+    built = create_model(network.model, 98, network.size, network.arguments)
+    seconds = step_seconds(built.module, built.preprocess, BATCH, channels_last=True)
+    return seconds["float32"] / seconds["bfloat16"]
 
 
 def characters(size: int, samples: int) -> Dataset:

@@ -188,7 +188,8 @@ class Training(Stage):
     ] = Field(Augmentation(), description="Random changes of training images: a preset by its name, or single values.")
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32",
-        description="Precision of autocast. auto: bfloat16 where the device is fast in it, and float32 elsewhere.",
+        description="Precision of autocast. auto: bfloat16 where it trains this model faster, and float32 elsewhere. A "
+        "few timed steps decide on a CPU.",
     )
     channels_last: bool = Field(
         False, description="Whether memory is laid out channels-last. Convolutions are then faster on recent devices."

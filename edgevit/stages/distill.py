@@ -18,5 +18,5 @@ from edgevit.training.loop.setup import distillation_setup
 def run(config: Distill, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     setup, teacher = distillation_setup(config, inputs, context)
     trained, val_top1 = setup.train(config, context, out)
-    metrics, taught_by = {"val_top1": val_top1}, teacher.summary()
-    return checkpoint_contents(trained, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)
+    metrics, origin = {"val_top1": val_top1}, {**setup.computed_in, **teacher.summary()}
+    return checkpoint_contents(trained, setup.classes, out, metrics, origin, METRICS, unnamed=setup.unnamed)

@@ -22,11 +22,12 @@ MEASURES = (
 
 @on_ranks
 def run(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
-    (built, method), init = pretrained(config, inputs, context, out), inputs.get("init")
+    (built, method, precision), init = pretrained(config, inputs, context, out), inputs.get("init")
     classes = UNTRAINED_CLASSES if init is None else init.io.classes
     unnamed = init is None or not init.io.names_its_classes
     metrics: Json = {"method": method, **_last_measures(out / METRICS)}
-    return checkpoint_contents(built, classes, out, metrics, _origin(config, init), METRICS, unnamed=unnamed)
+    origin = {**_origin(config, init), "precision": precision}
+    return checkpoint_contents(built, classes, out, metrics, origin, METRICS, unnamed=unnamed)
 
 
 def _origin(config: Pretrain, init: Artifact | None) -> Json:

@@ -28,5 +28,5 @@ def run(config: Qat, inputs: Mapping[str, Artifact], context: Context, out: Path
     is_reduced = bool(config.reduce_range)
     save_ranges(TrainedRanges(runtime=config.runtime, reduce_range=is_reduced, layers=ranges), out)
     metrics = {"val_top1": val_top1, "rounded_layers": len(ranges), **({"reduce_range": True} if is_reduced else {})}
-    taught_by = teacher.summary()
-    return checkpoint_contents(student, setup.classes, out, metrics, taught_by, METRICS, unnamed=setup.unnamed)
+    origin = {**setup.computed_in, **teacher.summary()}
+    return checkpoint_contents(student, setup.classes, out, metrics, origin, METRICS, unnamed=setup.unnamed)

@@ -18,4 +18,4 @@ from edgevit.training.loop.setup import supervised_setup
 def run(config: Train, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Contents:
     setup = supervised_setup(config, inputs)
     trained, val_top1 = setup.train(config, context, out)
-    return checkpoint_contents(trained, setup.classes, out, {"val_top1": val_top1}, {}, METRICS)
+    return checkpoint_contents(trained, setup.classes, out, {"val_top1": val_top1}, setup.computed_in, METRICS)

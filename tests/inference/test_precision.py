@@ -1,8 +1,7 @@
-"""The precision `auto`, and what is said about bfloat16 on a CPU without instructions for it."""
+"""Which devices are fast in bfloat16, and the precision of a teacher's answers."""
 
 from __future__ import annotations
 
-import io
 import platform
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgevit.inference.precision import is_fast_in_bfloat16, mention_precision, precision_on
-from edgevit.progress import PlainProgress
+from edgevit.inference.precision import is_fast_in_bfloat16, teacher_precision
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -20,12 +18,6 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def cpu_with(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(capabilities))
-
-
-def said(asked: Any) -> str:
-    stream = io.StringIO()
-    mention_precision(asked, CPU, PlainProgress(stream))
-    return stream.getvalue()
 
 
 @pytest.mark.skipif(
@@ -45,25 +37,15 @@ def test_instructions_are_those_that_the_kernel_names() -> None:
         ({"neon": True, "bf16": True}, "float32"),  # not measured
     ],
 )
-def test_auto_takes_bfloat16_where_the_cpu_has_instructions_for_it(
+def test_a_teacher_takes_bfloat16_where_the_cpu_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], taken: str
 ) -> None:
     cpu_with(monkeypatch, **capabilities)
-    assert precision_on("auto", CPU) == taken
-    assert said("auto") == f"    precision auto takes {taken}\n"
+    assert teacher_precision("auto", CPU) == taken
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_a_precision_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
     for has in (False, True):
         cpu_with(monkeypatch, avx512_bf16=has)
-        assert precision_on(asked, CPU) == asked
-
-
-def test_slow_bfloat16_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu_with(monkeypatch, avx512_bf16=False)
-    assert "many times as long" in said("bfloat16")
-    assert "precision: auto" in said("bfloat16")
-    assert said("float32") == ""
-    cpu_with(monkeypatch, avx512_bf16=True)
-    assert said("bfloat16") == ""
+        assert teacher_precision(asked, CPU) == asked

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from docs.generate import numbers
 from docs.generate.numbers import (
@@ -48,21 +49,30 @@ def distillation_accuracy(result: Json) -> Iterator[Table]:
 
 
 def training_precision(result: Json) -> Iterator[Table]:
+    is_tried = all("trial" in found for found in result["networks"].values())
     rows = [
         (
             name,
             f"{found['image_size']}",
             *(with_extremes(found["images_per_s"][precision], numbers.significant(3)) for precision in PRECISIONS),
             with_extremes(found["over_float32"], numbers.significant(2)),
+            *((with_extremes(found["trial"], numbers.significant(2)), _taken(found["auto"])) if is_tried else ()),
         )
         for name, found in result["networks"].items()
     ]
+    of_trial = ("speedup in the trial", "`auto` takes") if is_tried else ()
     yield Table(
         "speed",
-        ("network", "px", "float32, images/s", "bfloat16, images/s", "bfloat16 over float32"),
+        ("network", "px", "float32, images/s", "bfloat16, images/s", "bfloat16 over float32", *of_trial),
         tuple(rows),
         "Interleaved rounds: the median, the slowest and the fastest.",
     )
+
+
+def _taken(answers: Sequence[str]) -> str:
+    """The answers of all trials: `bfloat16`, or `bfloat16 2, float32 1`."""
+    counts = Counter(answers)
+    return ", ".join(counts if len(counts) == 1 else (f"{name} {count}" for name, count in counts.items()))
 
 
 def kept_memory(result: Json) -> Iterator[Table]:

@@ -12,7 +12,7 @@ from edgevit.configs import Distillation
 from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import RecipeError, TrainingError
-from edgevit.inference.precision import precision_on
+from edgevit.inference.precision import teacher_precision
 from edgevit.models.checkpoints import open_checkpoint
 from edgevit.progress import Progress
 from edgevit.training.distillation.feature_projectors import teacher_taps
@@ -104,7 +104,7 @@ class ConfiguredTeacher:
         if config.teacher_view == "plain":
             return PlainTeacher(module, io, asked, device, self._datasets, [*taps], context.cache, context.progress)
         sharded = is_asked(context)
-        precision = precision_on(config.precision, device)
+        precision = teacher_precision(config.precision, device)
         return LiveTeacher(module, io, asked, device, taps, precision, images=FEWEST_VIEWS, shard=sharded)
 
     def _facts(self, data: Sequence[Artifact], canvas: Preprocess) -> Json:
@@ -124,7 +124,7 @@ class ConfiguredTeacher:
             "augmentation": config.augmentation.model_dump(mode="json"),
             "canvas": [canvas.height, canvas.width],
             "seed": config.seed,
-            "precision": precision_on(config.precision, torch.device(self._context.device)),
+            "precision": teacher_precision(config.precision, torch.device(self._context.device)),
             "device": self._context.device,
             **({"sampling": config.sampling} if config.is_given("sampling") else {}),
             "versions": {name: version(name) for name in DECIDE_ANSWERS},

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -19,7 +19,7 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
-from edgevit.inference.precision import mention_precision, precision_on
+from edgevit.inference.precision import Precision
 from edgevit.memory import freed_memory_kept
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
@@ -28,6 +28,7 @@ from edgevit.training.loop.learner import Learner, Step, Validate
 from edgevit.training.loop.metrics_log import METRICS, MetricsLog, Row
 from edgevit.training.loop.moving_average import MovingAverage
 from edgevit.training.loop.optimization import checkpoint_gradients, freeze, optimizer_for, scheduler_for
+from edgevit.training.loop.precision import precision_of_training
 from edgevit.training.loop.training_state import State, TrainingState
 
 MOST_STEPS_BETWEEN_ROWS = 50
@@ -133,8 +134,6 @@ class _Run:
         inner = learner.stripped(learner.model)
         if config.grad_checkpointing:
             checkpoint_gradients(inner)
-        self.precision = precision_on(config.precision, self.device)
-        learner.compute_as(config, self.precision)
         self.ema = (
             None
             if config.ema_decay is None
@@ -149,6 +148,8 @@ class _Run:
         for module in (learner,) if self.ema is None else (learner, self.ema.module):
             self._place(module)
         self.frozen = freeze(inner, config)
+        self.precision = self._precision(inner)
+        learner.compute_as(config, self.precision)
         self.optimizer = optimizer_for(inner, config, _outside(inner, learner))
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
         self.scheduler = (
@@ -176,6 +177,16 @@ class _Run:
         self.unsharded.load_state_dict(sharding.gathered(self.trained.state_dict()))
         return self.unsharded
 
+    def _precision(self, inner: nn.Module) -> Precision:
+        """The precision of all ranks, which rank 0 decides."""
+        choices: tuple[Precision, ...] = get_args(Precision)
+        taken = choices[0]
+        if self.is_first:
+            tried = None if self.sharded else inner
+            images = self.batches.total_steps * self.config.batch_size
+            taken = precision_of_training(self.config, tried, self.learner.preprocess, images, self.context)
+        return choices[int(processes.from_rank_0([choices.index(taken)], self.device)[0])]
+
     def _place(self, module: nn.Module) -> None:
         """Move a module to the device, unless it is sharded there."""
         if not self.sharded:
@@ -184,8 +195,6 @@ class _Run:
 
     def train(self, save_every_s: float) -> None:
         self._resume()
-        if self.is_first:
-            mention_precision(self.config.precision, self.device, self.context.progress)
         total, batches = self.batches.total_steps, self.batches
         every = min(MOST_STEPS_BETWEEN_ROWS, max(1, total // 100))
         saved_at = row_at = waits_since = time.monotonic()

@@ -47,6 +47,7 @@ class Learner(nn.Module):
 
     Attributes:
         takes_parts: whether the mean of the losses of a batch's parts is the loss of the batch.
+        precision: of the forward pass; `fit` sets it.
     """
 
     takes_parts = True
@@ -54,7 +55,7 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.model, self.preprocess = model, preprocess
-        self._precision: Precision = "float32"
+        self.precision: Precision = "float32"
         self._layout = torch.contiguous_format
         self._compiled: Callable[[Tensor], Any] | None = None
 
@@ -81,12 +82,12 @@ class Learner(nn.Module):
 
     def compute_as(self, config: Training, precision: Precision) -> None:
         """Take precision, memory layout and compilation of the forward pass from a stage."""
-        self._precision = precision
+        self.precision = precision
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self._compiled = torch.compile(self.model) if config.compile else None
 
     def outputs_for(self, view: Tensor) -> Any:
         """The model's outputs, under autocast, for a view (N, H, W, 3) that is resized to the model's input."""
         images = normalize(view, self.preprocess).contiguous(memory_format=self._layout)
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             return (self.model if self._compiled is None else self._compiled)(images)

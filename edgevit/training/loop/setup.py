@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from edgevit.artifacts import Artifact, Preprocess
+from edgevit.artifacts import Artifact, Json, Preprocess
 from edgevit.configs import ClassifierTraining, Distill, Distillation, Train, Training
 from edgevit.context import Context
 from edgevit.data import open_dataset
@@ -58,6 +58,11 @@ class TrainingSetup:
     canvas: Preprocess | None = None
     val: Dataset | None = None
     unnamed: bool = False
+
+    @property
+    def computed_in(self) -> Json:
+        """The precision that the training took, for its provenance."""
+        return {"precision": self.learner.precision}
 
     def train(self, config: Training, context: Context, out: Path) -> tuple[BuiltModel, float | None]:
         """Train the model. Returns it and its accuracy on `val`; see `fit`."""

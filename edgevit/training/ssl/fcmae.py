@@ -65,7 +65,7 @@ class FcmaeLearner(SelfSupervised):
         order = torch.rand(len(images), self.regions, device=images.device).argsort(1)
         masked = order[:, self.visible :]
         shown = torch.ones_like(order, dtype=images.dtype).scatter(1, masked, 0.0)
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             predicted = self.decoder(self.encoded(images, shown), shown)
         return Step(losses.masked_patch_error(predicted.float(), images, masked, self.patch))
 

@@ -29,7 +29,7 @@ class Puzzles(SelfSupervised):
         """The embeddings (n, tiles, width) of the tiles of images (n, 3, H, H), in an order (n, tiles)."""
         tiles = tiles_of(images, self.grid, self.tile_side)
         shuffled = tiles[torch.arange(len(tiles), device=tiles.device).unsqueeze(1), order]
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             embeddings = features_of(self.model, shuffled.flatten(0, 1)).embedding
         return embeddings.float().view(-1, self.tiles, self.width)
 

@@ -54,7 +54,7 @@ class MaeLearner(SelfSupervised):
         patches = self.encoder.patch_embed.num_patches
         order = torch.rand(len(images), patches, device=images.device).argsort(1)
         visible, masked = order[:, : self.visible], order[:, self.visible :]
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             prefix, tokens = self._encoded(images, visible)
             predicted = self.decoder(prefix, tokens, visible)
         return Step(losses.masked_patch_error(predicted.float(), images, masked, self.patch))

@@ -29,7 +29,7 @@ class RotationLearner(SelfSupervised):
     def forward(self, batch: Batch) -> Step:
         images = self.images_of(batch.views[0])
         turns = torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             embedding = features_of(self.model, rotated(images.repeat(TURNS, 1, 1, 1), turns)).embedding
         return step_of_classes(self.classifier(embedding.float()), turns)
 

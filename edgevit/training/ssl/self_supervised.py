@@ -67,7 +67,7 @@ class SelfSupervised(Learner):
         for _, group in groupby(views, key=lambda view: view.shape):
             of_one_size = list(group)
             images = self.images_of(torch.cat(of_one_size))
-            with autocast(images.device, self._precision):
+            with autocast(images.device, self.precision):
                 features = features_of(model, images)
             embeddings.append(features.embedding.float().view(len(of_one_size), -1, features.embedding.shape[-1]))
             if features.regions is not None:

@@ -11,6 +11,7 @@ from edgevit.artifacts import Artifact
 from edgevit.configs import Auto, Jigsaw, Pirl, Pretrain
 from edgevit.context import Context
 from edgevit.data import open_dataset
+from edgevit.inference.precision import Precision
 from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.models.timm_models import classifier_prefixes, timm_model
@@ -35,10 +36,11 @@ CHOICE = "method.json"  # in the folder of an interrupted training
 
 
 class Pretrained(NamedTuple):
-    """A trained backbone, and the name of the method that trained it."""
+    """A trained backbone, the name of the method that trained it, and the precision that it was trained in."""
 
     built: BuiltModel
     method: str
+    precision: Precision
 
 
 def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Context, out: Path) -> Pretrained:
@@ -66,7 +68,7 @@ def pretrained(config: Pretrain, inputs: Mapping[str, Artifact], context: Contex
     trained, _ = fit(learner, [stream], config, context, out=out, views=config.views)
     if varies:
         let_size_vary(trained, False)
-    return Pretrained(start._replace(module=trained), config.method.type)
+    return Pretrained(start._replace(module=trained), config.method.type, learner.precision)
 
 
 def _start(config: Pretrain, inputs: Mapping[str, Artifact]) -> BuiltModel:

@@ -51,7 +51,7 @@ class SitLearner(SelfSupervised):
         images = torch.cat([self.images_of(view) for view in batch.views])
         turns = torch.randint(TURNS, (len(images),), device=images.device)
         images = rotated(images, turns)
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             features = features_of(self.model, self.corrupted(images))
             pixels = self.decoder(regions_of(self.model, features))
         embedding = features.embedding.float()

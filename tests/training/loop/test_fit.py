@@ -27,7 +27,6 @@ from edgevit.context import Context
 from edgevit.data.dataset import Dataset
 from edgevit.errors import DataError, RecipeError, TrainingError
 from edgevit.inference.over_dataset import accuracy
-from edgevit.inference.precision import precision_on
 from edgevit.models import create_model
 from edgevit.progress import progress_for
 from edgevit.training.classifier_learner import ClassifierLearner
@@ -402,12 +401,6 @@ def test_half_precision_learns(tmp_path: Path, precision: str) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     single, _ = trained(tmp_path / "single", val, epochs=12)
     assert not torch.equal(model.state_dict()["head.weight"], single.state_dict()["head.weight"])
-
-
-def test_auto_trains_in_the_precision_that_it_takes(tmp_path: Path) -> None:
-    taken = precision_on("auto", torch.device("cpu"))
-    one, other = (trained(tmp_path / name, precision=name)[0] for name in ("auto", taken))
-    assert_same_weights(one, other)
 
 
 def test_layout_in_memory_changes_nothing_but_rounding(tmp_path: Path) -> None:
