@@ -1,14 +1,15 @@
 """Train the reference students, which other benchmarks quantize and cut, and keep them in benchmarks/models/.
 
     python -m benchmarks.reference_students CIFAR WEIGHTS [--runs runs] [--models benchmarks/models] [--threads 2]
-        [--set KEY=VALUE …]
+        [--set KEY=VALUE …] [--table]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 with cifar10_resnet20-12fca82f.th beside it. The recipe reference_students.yaml takes about four hours of one core;
 --set changes it as it does in `edgevit run`. A run that was stopped goes on.
 
 Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained and
-the curve of its loss, what it scored with the float32 weights, and the sha256 of the other file.
+the curve of its loss, what it scored with the float32 weights, and the sha256 of the other file. The result is a table
+of all students in --models; --table trains nothing and writes only that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import benchmarks.cifar_resnet  # noqa: F401 - registers the teacher with timm
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, publish
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json, sha256_of_file
 from edgevit.cli.output import terminal_context
@@ -83,7 +84,16 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    if not asked.table:
+        train(asked)
+    students = {student.name: summary(student) for student in reference_students(asked.models)}
+    publish("reference_students", {"students": students})
+
+
+def train(asked: argparse.Namespace) -> None:
+    """Train the students of the recipe, and keep them."""
     torch.set_num_threads(asked.threads)
     recipe = load_recipe(RECIPE, [*_given(asked.cifar, asked.weights), *asked.set])
     done = pipeline.run(recipe, RECIPE.parent, asked.runs, terminal_context())
@@ -91,6 +101,20 @@ def main() -> None:
     for name in [stage_id for stage_id in done if stage_id.startswith(STUDENT)]:
         short = name.removeprefix(STUDENT)
         keep(done[name], done[f"accuracy/{short}"].metrics["top1"], asked.models / short)
+
+
+def summary(student: ReferenceStudent) -> Json:
+    """What a kept student is, how long it was trained, and what it scored."""
+    described = student.description
+    facts = {name: described[name] for name in ("model", "image_size", "params", "macs")}
+    models = {stage.id: stage.model for stage in load_recipe(RECIPE).stages if isinstance(stage, Load)}
+    lesson = described["training"]
+    return {
+        **facts,
+        "teacher": models[lesson["teacher"]],
+        "epochs": lesson["epochs"],
+        "top1": described["top1_in_float32"],
+    }
 
 
 def lessons(cifar: Path, weights: Path) -> Lessons:

@@ -53,6 +53,7 @@ TABLES: dict[str, Callable[[Json], Iterable[Table]]] = {
     "quantization_accuracy": compression.quantization_accuracy,
     "quantization_gate": compression.quantization_gate,
     "quickstart": whole_path.quickstart,
+    "reference_students": distillation.reference_students,
     "same_file_twice": whole_path.same_file_twice,
     "selection": selection.selection,
     "selection_exhaustive": selection.selection_exhaustive,
