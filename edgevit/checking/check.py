@@ -11,7 +11,7 @@ from onnx import ModelProto
 from edgevit.artifacts import Json
 from edgevit.checking.nvidia import BuilderDied, BuildResult, build
 from edgevit.checking.older_parsers import ParserVerdict, parser_verdicts
-from edgevit.checking.onnxruntime import OptimizedGraph, advice, optimized_or_refused
+from edgevit.checking.onnxruntime import NO_ROUNDING, OptimizedGraph, advice, optimized_or_refused
 from edgevit.checking.plan import Kernel
 from edgevit.checking.precision import Product, got_in_plan, precision_counts, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
@@ -137,9 +137,14 @@ class OnnxruntimeCheck:
         return {product: advice(product, ran_as[product.node]) for product in self.products if product.fell_back}
 
     @property
+    def rounded(self) -> tuple[Product, ...]:
+        """Products whose float weights ONNX Runtime rounds to integers."""
+        return tuple(product for product in self.products if product.was_rounded)
+
+    @property
     def ok(self) -> bool:
         """Whether the file loads and runs in the precision it asks for."""
-        return self.optimized is not None and not self.fell_back
+        return self.optimized is not None and not self.fell_back and not self.rounded
 
     def to_json(self) -> Json:
         """The whole check without the optimized graph."""
@@ -154,6 +159,7 @@ class OnnxruntimeCheck:
                 {**asdict(product), "ran_as": ran_as.get(product.node)} for product in self.products if optimized
             ],
             "fell_back": [{"node": product.node, "next": step} for product, step in self.fell_back.items()],
+            "rounded": [{"node": product.node, "next": NO_ROUNDING} for product in self.rounded],
             "attentions": self.attentions,
             "unfused_attentions": list(optimized.unfused) if optimized is not None else None,
         }

@@ -22,6 +22,8 @@ from edgevit.provenance import title_with_version
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
+NO_ROUNDING = "set the session option disabled_optimizers: [WeightBiasQuantization]"
+
 
 @dataclass(frozen=True)
 class OptimizedGraph:

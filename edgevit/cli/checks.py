@@ -91,6 +91,8 @@ def _print_for_tensorrt(result: TensorrtCheck) -> None:
 
 
 def _print_for_onnxruntime(result: OnnxruntimeCheck) -> None:
+    from edgevit.checking.onnxruntime import NO_ROUNDING
+
     if result.optimized is None:
         echo(f"{result.path}: refused\n  {result.refused}\n")
         return
@@ -105,6 +107,10 @@ def _print_for_onnxruntime(result: OnnxruntimeCheck) -> None:
         echo("")
         _print_fallbacks(products)
         echo(f"  next: {advice}")
+    if result.rounded:
+        echo("")
+        _print_first([f"{layer.node} is rounded: {layer.asked} was asked for, int8 runs" for layer in result.rounded])
+        echo(f"  next: {NO_ROUNDING}")
     echo("")
 
 

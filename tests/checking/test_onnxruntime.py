@@ -89,6 +89,19 @@ def test_a_convolution_without_a_pair_behind_it_falls_back(tmp_path: Path) -> No
     assert check_for_onnxruntime(written(paired, tmp_path)).ok
 
 
+def test_a_float_convolution_between_pairs_is_rounded_unless_the_option_is_off(tmp_path: Path) -> None:
+    nodes = [*pair("image", "rounded"), node("Conv", ["rounded", "kernel"], "convolved"), *pair("convolved", "logits")]
+    kernel = np.random.default_rng(0).normal(size=(16, 16, 3, 3)).astype(np.float32)
+    made = model(nodes, constants(kernel=kernel), [1, 16, 8, 8], [1, 16, 6, 6])
+    found = check_for_onnxruntime(written(made, tmp_path))
+    assert not found.ok
+    assert [(one.node, one.asked, one.got) for one in found.rounded] == [("Conv_convolved", "float", "int8")]
+    assert "disabled_optimizers: [WeightBiasQuantization]" in found.to_json()["rounded"][0]["next"]
+    options = '{"disabled_optimizers": ["WeightBiasQuantization"]}'
+    onnx.helper.set_model_props(made, {"edgevit.session_options": options})
+    assert check_for_onnxruntime(written(made, tmp_path)).ok
+
+
 def test_float16_falls_back_to_32_bits(tmp_path: Path) -> None:
     half = with_float16(attention(16, 16, quantized=False), "test")
     found = check_for_onnxruntime(written(half, tmp_path))
