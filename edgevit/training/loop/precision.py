@@ -68,11 +68,13 @@ def _faster(
     """The faster precision, and the reason in words."""
     if not is_fast_in_bfloat16(device):
         return "float32", "the device has no instructions for bfloat16"
-    if device.type != "cpu" or model is None:
+    if device.type != "cpu":
         return "bfloat16", "the device computes in it"
     batch = max(2, min(MOST_IMAGES, config.batch_size // config.accumulation))
     if images < TRAINING_OVER_TRIAL * len(TRIED) * (1 + ROUNDS) * batch:
         return "float32", "a short training"
+    if model is None:
+        return "bfloat16", "the device has instructions for it"
     seconds = step_seconds(model, preprocess, batch, config.channels_last)
     speedup = seconds["float32"] / seconds["bfloat16"]
     return faster_precision(speedup), f"a step in bfloat16 is {speedup:.2f} times as fast as in float32"

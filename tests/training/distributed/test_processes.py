@@ -158,6 +158,7 @@ CASES: dict[str, Case] = {
     "uneven": lambda folder, context: train(folder, context, batch_size=5, clip_grad_norm=1.0),
     "computed again": lambda folder, context: train(folder, context, grad_checkpointing=True),
     "parts": lambda folder, context: train(folder, context, accumulation=2),
+    "precision of rank 0": lambda folder, context: train(folder, context, precision="auto"),
     "uneven in parts": lambda folder, context: train(folder, context, batch_size=5, accumulation=3),
     "balanced": lambda folder, context: train_balanced(folder, context, "sampling"),
     "weighted": lambda folder, context: train_balanced(folder, context, "class_weights"),

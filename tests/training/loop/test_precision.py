@@ -94,7 +94,8 @@ def test_a_cpu_without_instructions_tries_nothing(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("_has_bfloat16")
 def test_a_sharded_model_goes_by_the_instructions(tmp_path: Path) -> None:
-    assert taken(tmp_path, None)[0] == "bfloat16"
+    assert taken(tmp_path / "long", None)[0] == "bfloat16"
+    assert taken(tmp_path / "short", None, images=100)[0] == "float32"
     assert taken(tmp_path, None, precision="bfloat16") == ("bfloat16", "")
 
 
