@@ -22,7 +22,7 @@ from edgevit.provenance import title_with_version
 from edgevit.runtimes.onnxruntime.engine import OWN_LAYOUT
 from edgevit.runtimes.onnxruntime.session import inference_session
 
-NO_ROUNDING = "set the session option disabled_optimizers: [WeightBiasQuantization]"
+NO_ROUNDING = "add WeightBiasQuantization to the session option disabled_optimizers"
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,12 @@ def _print_for_onnxruntime(result: OnnxruntimeCheck) -> None:
         echo(f"  next: {advice}")
     if result.rounded:
         echo("")
-        _print_first([f"{layer.node} is rounded: {layer.asked} was asked for, int8 runs" for layer in result.rounded])
+        _print_first(
+            [
+                f"the weights of {layer.node} are rounded: {layer.asked} was asked for, int8 runs"
+                for layer in result.rounded
+            ]
+        )
         echo(f"  next: {NO_ROUNDING}")
     echo("")
 

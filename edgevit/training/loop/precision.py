@@ -30,12 +30,13 @@ def precision_of_training(
     """The precision in which a training computes.
 
     `auto` takes bfloat16 on a GPU that has it. A CPU that has instructions for it tries a few steps in float32 and in
-    bfloat16, and takes the faster one. A training that is too short for a trial takes float32. The answer is kept in
-    `context.work`, so a training that goes on takes the same.
+    bfloat16, and takes the faster one. A training that is too short for a trial takes float32. The answer of the trial
+    is kept in `context.work`, so a training that goes on there takes the same. The steps are plain ones of the whole
+    model: `compile`, and a method that shows the model a part of the image, may differ.
 
     Args:
-        model: the model on its device, as it is trained. It does not change. None: no trial, and the CPU's instructions
-            decide.
+        model: the model on its device, as it is trained. It does not change. None: a training that is not short goes by
+            the CPU's instructions.
         preprocess: of the model's input.
         images: the number of images that the training shows.
     """
@@ -47,25 +48,16 @@ def precision_of_training(
                 "precision: auto takes float32 here"
             )
         return config.precision
-    file = context.work / KEPT
-    taken, why = _kept(file), "as before"
-    if taken is None:
-        taken, why = _faster(config, model, preprocess, images, device)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(taken, encoding="ascii")
+    taken, why = _taken(config, model, preprocess, images, context)
     progress.say(f"    precision auto takes {taken}: {why}")
     return taken
 
 
-def _kept(file: Path) -> Precision | None:
-    content = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
-    return next((precision for precision in TRIED if precision == content), None)
-
-
-def _faster(
-    config: Training, model: nn.Module | None, preprocess: Preprocess, images: int, device: torch.device
+def _taken(
+    config: Training, model: nn.Module | None, preprocess: Preprocess, images: int, context: Context
 ) -> tuple[Precision, str]:
-    """The faster precision, and the reason in words."""
+    """What `auto` takes, and the reason in words."""
+    device = torch.device(context.device)
     if not is_fast_in_bfloat16(device):
         return "float32", "the device has no instructions for bfloat16"
     if device.type != "cpu":
@@ -75,9 +67,20 @@ def _faster(
         return "float32", "a short training"
     if model is None:
         return "bfloat16", "the device has instructions for it"
+    file = context.work / KEPT
+    if (kept := _kept(file)) is not None:
+        return kept, "as before"
     seconds = step_seconds(model, preprocess, batch, config.channels_last)
     speedup = seconds["float32"] / seconds["bfloat16"]
-    return faster_precision(speedup), f"a step in bfloat16 is {speedup:.2f} times as fast as in float32"
+    taken = faster_precision(speedup)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(taken, encoding="ascii")
+    return taken, f"a step in bfloat16 is {speedup:.2f} times as fast as in float32"
+
+
+def _kept(file: Path) -> Precision | None:
+    content = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
+    return next((precision for precision in TRIED if precision == content), None)
 
 
 def faster_precision(speedup: float) -> Precision:

@@ -19,7 +19,7 @@ from edgevit.progress import PlainProgress
 from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.loop.precision import KEPT, precision_of_training, step_seconds
+from edgevit.training.loop.precision import KEPT, faster_precision, precision_of_training, step_seconds
 from edgevit.training.objectives import label_objective
 from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
@@ -62,9 +62,9 @@ def test_auto_takes_what_trains_this_model_faster(tmp_path: Path, slow: str, fas
     assert said.startswith(f"    precision auto takes {fast}: a step in bfloat16 is ")
 
 
-@pytest.mark.usefixtures("_has_bfloat16")
-def test_equal_times_take_float32(tmp_path: Path) -> None:
-    assert taken(tmp_path, SlowIn("float32", "bfloat16"))[0] == "float32"
+@pytest.mark.parametrize(("speedup", "precision"), [(0.8, "float32"), (1.04, "float32"), (1.05, "bfloat16")])
+def test_about_equal_times_take_float32(speedup: float, precision: str) -> None:
+    assert faster_precision(speedup) == precision
 
 
 @pytest.mark.usefixtures("_has_bfloat16")
@@ -73,6 +73,12 @@ def test_a_training_that_goes_on_takes_the_same(tmp_path: Path) -> None:
     assert taken(tmp_path, SlowIn("bfloat16")) == ("bfloat16", "    precision auto takes bfloat16: as before\n")
     (tmp_path / KEPT).write_bytes(b"\xff")  # damaged: tried again
     assert taken(tmp_path, SlowIn("bfloat16"))[0] == "float32"
+
+
+def test_a_kept_answer_does_not_bind_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / KEPT).write_text("bfloat16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({"avx512_bf16": False}))
+    assert taken(tmp_path, SlowIn("float32"))[0] == "float32"
 
 
 @pytest.mark.usefixtures("_has_bfloat16")
