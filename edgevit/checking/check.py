@@ -11,13 +11,13 @@ from onnx import ModelProto
 from edgevit.artifacts import Json
 from edgevit.checking.nvidia import BuilderDied, BuildResult, build
 from edgevit.checking.older_parsers import ParserVerdict, parser_verdicts
-from edgevit.checking.onnxruntime import NO_ROUNDING, OptimizedGraph, advice, optimized_or_refused
+from edgevit.checking.onnxruntime import NO_ROUNDING, OptimizedGraph, advice, optimized_or_refused, rounded_products
 from edgevit.checking.plan import Kernel
 from edgevit.checking.precision import Product, got_in_plan, precision_counts, products, unfused_attentions
 from edgevit.checking.rules import Diagnostic, static_shapes, tensorrt_diagnostics
 from edgevit.errors import ArtifactError, MissingDependency, TargetError
 from edgevit.graphs.files import PROTOBUF_LIMIT_BYTES, read_onnx
-from edgevit.graphs.graph import OPERANDS, Graph
+from edgevit.graphs.graph import Graph
 from edgevit.graphs.guard import graph_tool
 from edgevit.graphs.metadata import runtime_options_of
 
@@ -120,7 +120,7 @@ class OnnxruntimeCheck:
         refused: why ONNX Runtime cannot load the file; "" if it can.
         products: the precision that each product asked for and got.
         attentions: the number of attentions.
-        float_weights: names of the products whose weights are float constants in the file.
+        rounded: products whose float weights ONNX Runtime rounds to integers.
     """
 
     path: Path
@@ -128,7 +128,7 @@ class OnnxruntimeCheck:
     refused: str
     products: tuple[Product, ...]
     attentions: int
-    float_weights: frozenset[str]
+    rounded: tuple[Product, ...]
 
     @property
     def fell_back(self) -> dict[Product, str]:
@@ -137,11 +137,6 @@ class OnnxruntimeCheck:
             return {}
         ran_as = self.optimized.ran_as
         return {product: advice(product, ran_as[product.node]) for product in self.products if product.fell_back}
-
-    @property
-    def rounded(self) -> tuple[Product, ...]:
-        """Products whose float weights ONNX Runtime rounds to integers."""
-        return tuple(product for product in self.products if product.was_rounded and product.node in self.float_weights)
 
     @property
     def ok(self) -> bool:
@@ -215,8 +210,9 @@ def check_for_onnxruntime(path: Path) -> OnnxruntimeCheck:
     graph, options = graph_of(model, path), runtime_options_of(model, path)
     optimized, refused = optimized_or_refused(graph, options)
     got = optimized.got if optimized else {}
-    float_weights = frozenset(node.name for node in graph.of_type(*OPERANDS) if node.input[1] in graph.constants)
-    return OnnxruntimeCheck(path, optimized, refused, tuple(products(graph, got)), len(graph.attentions), float_weights)
+    checked = tuple(products(graph, got))
+    rounded = tuple(rounded_products(graph, checked))
+    return OnnxruntimeCheck(path, optimized, refused, checked, len(graph.attentions), rounded)
 
 
 def graph_of(model: ModelProto, path: Path) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,6 +92,13 @@ def advice(product: Product, ran_as: str) -> str:
     if product.operator == "Conv":
         return "add a Q/DQ pair behind the convolution too, as quantize writes it"
     return "quantize the float model with --runtime onnxruntime"
+
+
+def rounded_products(graph: Graph, checked: Iterable[Product]) -> Iterator[Product]:
+    """Products whose float weights ONNX Runtime rounds to integers. The weights are constants of the source graph."""
+    for node, product in zip(graph.of_type(*OPERANDS), checked, strict=True):
+        if product.got == "int8" and not product.is_quantized and node.input[1] in graph.constants:
+            yield product
 
 
 def _products(optimized: Graph) -> Iterator[tuple[int, NodeProto, str]]:

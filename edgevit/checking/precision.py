@@ -37,11 +37,6 @@ class Product:
         """Whether the product runs in more bits than it asked for."""
         return bool(self.got) and BITS.get(self.got, 32) > BITS.get(self.asked, 32)
 
-    @property
-    def was_rounded(self) -> bool:
-        """Whether the product asked for floats and runs in integers."""
-        return self.got == "int8" and not self.is_quantized
-
 
 def products(graph: Graph, got: Mapping[str, str]) -> list[Product]:
     """Each product in the order of the graph.

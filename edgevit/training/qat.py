@@ -194,12 +194,15 @@ def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Co
 def _decided(name: str, decide: Callable[[], bool], context: Context) -> bool:
     """A decision of rank 0, which all ranks take, and which a training that goes on keeps."""
     kept = context.work / name
-    if processes.rank() == 0 and not kept.is_file():
-        decision = decide()
-        with whole_or_not_at_all(kept) as part:
-            part.write_text(json.dumps(decision), encoding="utf-8")
-    is_so = processes.rank() == 0 and json.loads(kept.read_text(encoding="utf-8"))
-    return processes.from_rank_0([float(is_so)], torch.device(context.device)) == [1.0]
+
+    def kept_or_new() -> bool:
+        if not kept.is_file():
+            decision = decide()
+            with whole_or_not_at_all(kept) as part:
+                part.write_text(json.dumps(decision), encoding="utf-8")
+        return bool(json.loads(kept.read_text(encoding="utf-8")))
+
+    return processes.decided_by_rank_0(kept_or_new, torch.device(context.device))
 
 
 def with_decided_range(config: Qat, context: Context) -> Qat:

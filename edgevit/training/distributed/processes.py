@@ -169,6 +169,11 @@ def from_rank_0(values: list[float], device: torch.device) -> list[float]:
     return summed(values if rank() == 0 else [0.0] * len(values), device)
 
 
+def decided_by_rank_0(decide: Callable[[], bool], device: torch.device) -> bool:
+    """Rank 0's decision, which all ranks take. All ranks have to call it; the others decide nothing."""
+    return from_rank_0([float(rank() == 0 and decide())], device) == [1.0]
+
+
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """The mean of a tensor over the ranks, without gradients. All ranks have to call it."""
     if count() == 1:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -19,7 +19,6 @@ from edgevit.artifacts import Preprocess
 from edgevit.configs import Training, ViewSpec
 from edgevit.context import Context
 from edgevit.errors import ArtifactError, Diverged, TrainingError, first_line, is_out_of_memory
-from edgevit.inference.precision import Precision
 from edgevit.memory import freed_memory_kept
 from edgevit.training.distributed import processes, sharding
 from edgevit.training.loop.attention import fastest_attention
@@ -148,7 +147,10 @@ class _Run:
         for module in (learner,) if self.ema is None else (learner, self.ema.module):
             self._place(module)
         self.frozen = freeze(inner, config)
-        self.precision = self._precision(inner)
+        images = batches.total_steps * config.batch_size
+        self.precision = precision_of_training(
+            config, None if self.sharded else inner, learner.preprocess, images, context
+        )
         learner.compute_as(config, self.precision)
         self.optimizer = optimizer_for(inner, config, _outside(inner, learner))
         steps_per_epoch = batches.total_steps / max(1, config.epochs)
@@ -176,16 +178,6 @@ class _Run:
             return self.trained
         self.unsharded.load_state_dict(sharding.gathered(self.trained.state_dict()))
         return self.unsharded
-
-    def _precision(self, inner: nn.Module) -> Precision:
-        """The precision of all ranks, which rank 0 decides."""
-        choices: tuple[Precision, ...] = get_args(Precision)
-        taken = choices[0]
-        if self.is_first:
-            tried = None if self.sharded else inner
-            images = self.batches.total_steps * self.config.batch_size
-            taken = precision_of_training(self.config, tried, self.learner.preprocess, images, self.context)
-        return choices[int(processes.from_rank_0([choices.index(taken)], self.device)[0])]
 
     def _place(self, module: nn.Module) -> None:
         """Move a module to the device, unless it is sharded there."""

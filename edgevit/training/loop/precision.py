@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Training
 from edgevit.context import Context
+from edgevit.disks import whole_or_not_at_all
 from edgevit.inference.precision import Precision, autocast, is_fast_in_bfloat16
+from edgevit.training.distributed.processes import decided_by_rank_0
 from edgevit.training.loop.attention import fastest_attention
 
 KEPT = "precision.txt"  # in the work folder
@@ -27,7 +29,7 @@ TRAINING_OVER_TRIAL = 20  # least number of images that a training sees, for eac
 def precision_of_training(
     config: Training, model: nn.Module | None, preprocess: Preprocess, images: int, context: Context
 ) -> Precision:
-    """The precision in which a training computes.
+    """The precision in which a training computes. All ranks have to call it; rank 0 decides what `auto` takes.
 
     `auto` takes bfloat16 on a GPU that has it. A CPU that has instructions for it tries a few steps in float32 and in
     bfloat16, and takes the faster one. A training that is too short for a trial takes float32. The answer of the trial
@@ -40,20 +42,24 @@ def precision_of_training(
         preprocess: of the model's input.
         images: the number of images that the training shows.
     """
-    device, progress = torch.device(context.device), context.progress
+    device = torch.device(context.device)
     if config.precision != "auto":
         if config.precision == "bfloat16" and not is_fast_in_bfloat16(device):
-            progress.say(
+            context.progress.say(
                 "    bfloat16 can take many times as long as float32 on this device, which has no instructions for it; "
                 "precision: auto takes float32 here"
             )
         return config.precision
-    taken, why = _taken(config, model, preprocess, images, context)
-    progress.say(f"    precision auto takes {taken}: {why}")
-    return taken
+
+    def is_bfloat16() -> bool:
+        taken, why = _by_itself(config, model, preprocess, images, context)
+        context.progress.say(f"    precision auto takes {taken}: {why}")
+        return taken == "bfloat16"
+
+    return "bfloat16" if decided_by_rank_0(is_bfloat16, device) else "float32"
 
 
-def _taken(
+def _by_itself(
     config: Training, model: nn.Module | None, preprocess: Preprocess, images: int, context: Context
 ) -> tuple[Precision, str]:
     """What `auto` takes, and the reason in words."""
@@ -73,8 +79,8 @@ def _taken(
     seconds = step_seconds(model, preprocess, batch, config.channels_last)
     speedup = seconds["float32"] / seconds["bfloat16"]
     taken = faster_precision(speedup)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(taken, encoding="ascii")
+    with whole_or_not_at_all(file) as part:
+        part.write_text(taken, encoding="ascii")
     return taken, f"a step in bfloat16 is {speedup:.2f} times as fast as in float32"
 
 
