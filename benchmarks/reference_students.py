@@ -1,7 +1,8 @@
 """Train the reference students, which other benchmarks quantize and cut, and keep them in benchmarks/models/.
 
     python -m benchmarks.reference_students CIFAR WEIGHTS [--runs runs] [--models benchmarks/models] [--threads 2]
-        [--set KEY=VALUE …] [--table]
+        [--set KEY=VALUE …]
+    python -m benchmarks.reference_students --table [--models benchmarks/models]
 
 CIFAR is a folder with cifar-10-batches-py. WEIGHTS is cifar10_resnet56-4bfd9763.th (akamaster/pytorch_resnet_cifar10),
 with cifar10_resnet20-12fca82f.th beside it. The recipe reference_students.yaml takes about four hours of one core;
@@ -9,7 +10,7 @@ with cifar10_resnet20-12fca82f.th beside it. The recipe reference_students.yaml 
 
 Of each student: NAME.safetensors, its weights in float16, and NAME.json, what builds it again, how it was trained and
 the curve of its loss, what it scored with the float32 weights, and the sha256 of the other file. The result is a table
-of all students in --models; --table trains nothing and writes only that.
+of all students in --models; --table writes only that.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class ReferenceStudent(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cifar", type=Path)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("cifar", type=Path, nargs="?")
+    parser.add_argument("weights", type=Path, nargs="?")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if not asked.table:
+        if asked.weights is None:
+            parser.error("give CIFAR and WEIGHTS, or --table")
         train(asked)
     students = {student.name: summary(student) for student in reference_students(asked.models)}
     publish("reference_students", {"students": students})

@@ -11,7 +11,7 @@ from onnx import NodeProto, ValueInfoProto
 
 from edgevit.artifacts import IOSpec, Json
 from edgevit.checking.check import graph_of
-from edgevit.checking.onnxruntime import optimized_or_refused
+from edgevit.checking.onnxruntime import optimized_or_refused, rounded_products
 from edgevit.checking.precision import Product, asked_type, products
 from edgevit.checking.shapes import for_one_image
 from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
@@ -37,6 +37,7 @@ class Layer:
         macs: None if a size is unknown.
         ran_as: the operator that computes it in ONNX Runtime; "" if there is none, or the graph could not be loaded.
         why_float: why it is not quantized or, in a float graph, would not be; "" otherwise.
+        is_rounded: whether ONNX Runtime rounds its float weights to integers.
     """
 
     product: Product
@@ -45,6 +46,7 @@ class Layer:
     macs: int | None
     ran_as: str
     why_float: str
+    is_rounded: bool
 
     @property
     def operands_text(self) -> str:
@@ -172,7 +174,8 @@ def inspect_onnx(path: Path) -> Inspection:
     # The graph is optimized with its own batch size, open or fixed, because fusions depend on it.
     as_declared, graph = graph_of(model, path), graph_of(for_one_image(model), path)
     optimized, refused = optimized_or_refused(as_declared, options)
-    layers = zip(graph.of_type(*OPERANDS), products(graph, optimized.got if optimized else {}), strict=True)
+    checked = products(graph, optimized.got if optimized else {})
+    rounded = set(rounded_products(graph, checked))
     ran_as = optimized.ran_as if optimized else {}
     return Inspection(
         path=path,
@@ -181,7 +184,10 @@ def inspect_onnx(path: Path) -> Inspection:
         outputs=tuple(map(_declared, model.graph.output)),
         operators=_operators(graph),
         in_subgraphs=_in_subgraphs(graph),
-        layers=tuple(_layer(node, product, graph, ran_as) for node, product in layers),
+        layers=tuple(
+            _layer(node, product, graph, ran_as, product in rounded)
+            for node, product in zip(graph.of_type(*OPERANDS), checked, strict=True)
+        ),
         weights_bytes=weights_bytes(graph),
         peak=peak_activations(graph),
         attentions=len(graph.attentions),
@@ -193,7 +199,7 @@ def inspect_onnx(path: Path) -> Inspection:
     )
 
 
-def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str, str]) -> Layer:
+def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str, str], is_rounded: bool) -> Layer:
     first, second = (node.input[position] for position in OPERANDS[node.op_type])
     return Layer(
         product=product,
@@ -202,6 +208,7 @@ def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str,
         macs=macs(node, graph),
         ran_as=ran_as.get(product.node, ""),
         why_float="" if product.is_quantized else _why_float(node, graph),
+        is_rounded=is_rounded,
     )
 
 

@@ -33,7 +33,7 @@ def check(
     """Check whether a runtime accepts an ONNX file and runs it in the precision it asks for; exit status 1 if not.
 
     The check for TensorRT needs no GPU. It runs NVIDIA's own parser and builder on any x86-64 Linux machine, after pip
-    install 'edgevit[tensorrt-check]'. A layer that runs in more bits than it asks for fails the check.
+    install 'edgevit[tensorrt-check]'. A layer that runs in another precision than it asks for fails the check.
 
     Example: edgevit check deit.int8.onnx
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.layers.norm import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import nn
 
-from edgevit.artifacts import IOSpec
+from edgevit.artifacts import IOSpec, Json
 from edgevit.configs import CrossEntropy, Fewshot, SoftDistillation
 from edgevit.context import Context
 from edgevit.errors import RecipeError
@@ -39,7 +40,14 @@ NORMALIZATIONS = (
 )
 
 
-def finetune(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+class Finetuned(NamedTuple):
+    """A model, and for its provenance the precision that its training took; nothing if nothing was trained."""
+
+    built: BuiltModel
+    computed_in: Json
+
+
+def finetune(checkpoint: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> Finetuned:
     """The model fine-tuned on the support. On the pool, it learns to keep its present predictions."""
     start = with_task_classes(checkpoint, task, config, context)
     return finetune_from(start, task, config, context, out)
@@ -58,13 +66,14 @@ def with_task_classes(checkpoint: BuiltModel, task: Task, config: Fewshot, conte
     return adapt_head(checkpoint, task, config, context)
 
 
-def finetune_from(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> BuiltModel:
+def finetune_from(start: BuiltModel, task: Task, config: Fewshot, context: Context, out: Path) -> Finetuned:
     """Fine-tune `start` in place; with a learning rate of 0 it stays as it is."""
     if config.learning_rate == 0:
-        return start
-    tuned, _ = _setup(start, task, config, context).train(config, context, out)
+        return Finetuned(start, {})
+    setup = _setup(start, task, config, context)
+    tuned, _ = setup.train(config, context, out)
     merge_lora(tuned.module)
-    return tuned
+    return Finetuned(tuned, setup.computed_in)
 
 
 def freeze_untuned(model: nn.Module, config: Fewshot) -> None:

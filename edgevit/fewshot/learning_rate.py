@@ -142,7 +142,7 @@ class _Trainings:
             training = f"{self._context.training} {work.name}"
             tuned = finetune_from(
                 start_copy, fold_task, config, replace(self._context, work=work, training=training), work
-            )
+            ).built
         except Diverged:
             if processes.count() > 1:  # other ranks may not have diverged, and would wait
                 raise

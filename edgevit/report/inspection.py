@@ -32,6 +32,9 @@ def _headline(inspected: Inspection) -> str:
     """How many layers run quantized."""
     if inspected.runtime is None:
         return "The precisions that would run are unknown"
+    rounded = sum(layer.is_rounded for layer in inspected.layers)
+    if rounded:
+        return f"ONNX Runtime rounds the float weights of {rounded} layer{'' if rounded == 1 else 's'}"
     if not inspected.is_quantized:
         return "Nothing in this graph is quantized"
     fell_back = sum(layer.product.fell_back for layer in inspected.layers)

@@ -46,7 +46,8 @@ def _finetuned(
     if config.learning_rates is not None:
         chosen = choose_learning_rate(checkpoint, task, config, context)
         config, summary = config.model_copy(update={"learning_rate": chosen.learning_rate}), chosen.summary()
-    return finetune(checkpoint, task, config, context, out), "finetune", summary
+    tuned = finetune(checkpoint, task, config, context, out)
+    return tuned.built, "finetune", {**tuned.computed_in, **summary}
 
 
 def _with_head(
@@ -61,7 +62,8 @@ def _with_head(
     choice = choose_method(checkpoint, task, features, config, context)
     if choice.method == "finetune":
         config = config.model_copy(update={"learning_rate": choice.learning_rate})
-        return finetune(checkpoint, task, config, context, out), choice.method, choice.summary()
+        tuned = finetune(checkpoint, task, config, context, out)
+        return tuned.built, choice.method, {**tuned.computed_in, **choice.summary()}
     if choice.method == UNCHANGED:
         return checkpoint, choice.method, choice.summary()
     return with_fitted_head(checkpoint, features, choice.method, config), choice.method, choice.summary()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,6 @@ from edgevit.artifacts import Artifact, IOSpec
 from edgevit.configs import HEAD_TEACHERS, OPSET, Qat, idle_head
 from edgevit.context import Context, usable_cpus
 from edgevit.data import open_dataset
-from edgevit.disks import whole_or_not_at_all
 from edgevit.errors import ArtifactError, RecipeError, listed
 from edgevit.exporting import Exported, norms_by_output, onnx_from_module
 from edgevit.graphs.norms import with_fused_norms
@@ -47,12 +45,13 @@ from edgevit.quantization.smoothing import (
     outliers_text,
 )
 from edgevit.runtimes.sessions import file_session
+from edgevit.training.decisions import keep_decision, kept_decision
 from edgevit.training.distillation.teacher_from_config import ConfiguredTeacher
 from edgevit.training.distributed import processes
 from edgevit.training.loop.setup import TrainingSetup, opened_streams, taught
 
 # In the stage's working folder: whether the student is smoothed, and whether weights have 7 bits
-SMOOTHED, REDUCED = "smoothed.json", "reduced.json"
+SMOOTHED, REDUCED = "smoothed", "reduced"  # names of decisions
 
 
 def quantization_aware_setup(
@@ -193,14 +192,13 @@ def _smoothed_as_asked(student: _ExportedStudent, held_out: Batches, context: Co
 
 def _decided(name: str, decide: Callable[[], bool], context: Context) -> bool:
     """A decision of rank 0, which all ranks take, and which a training that goes on keeps."""
-    kept = context.work / name
 
     def kept_or_new() -> bool:
-        if not kept.is_file():
-            decision = decide()
-            with whole_or_not_at_all(kept) as part:
-                part.write_text(json.dumps(decision), encoding="utf-8")
-        return bool(json.loads(kept.read_text(encoding="utf-8")))
+        if (kept := kept_decision(name, (False, True), context)) is not None:
+            return kept
+        decision = decide()
+        keep_decision(name, decision, context)
+        return decision
 
     return processes.decided_by_rank_0(kept_or_new, torch.device(context.device))
 

@@ -42,6 +42,13 @@ def pair(tensor: str, output: str, scale: str = "scale", zero: str = "zero") -> 
     ]
 
 
+def float_convolution_between_pairs() -> ModelProto:
+    """ONNX Runtime gives its float weights 8 bits."""
+    nodes = [*pair("image", "rounded"), node("Conv", ["rounded", "kernel"], "convolved"), *pair("convolved", "logits")]
+    kernel = np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
+    return model(nodes, constants(kernel=kernel), [1, CHANNELS, 8, 8], [1, CHANNELS, 6, 6])
+
+
 def branch(tensor: str, output: str) -> list[NodeProto]:
     """tensor → output, read inside an If that logits decide."""
     read = helper.make_tensor_value_info("read", TensorProto.FLOAT, None)

@@ -14,7 +14,7 @@ from edgevit.checking import Inspection, inspect_onnx
 from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.graphs.files import onnx_file
 from edgevit.report.inspection import inspection_page
-from tests.checking.graphs import CHANNELS, attention, convolution, model, node
+from tests.checking.graphs import CHANNELS, attention, convolution, float_convolution_between_pairs, model, node
 from tests.small_models import checkpoint, engine, float_onnx, int8_onnx
 from tests.test_files import run
 
@@ -177,6 +177,13 @@ def test_a_page_escapes_what_the_file_says(tmp_path: Path) -> None:
     assert "A layer falls back" in page
 
 
+def test_float_weights_that_the_runtime_rounds_are_named(tmp_path: Path) -> None:
+    found = inspected(float_convolution_between_pairs(), tmp_path)
+    assert [layer.is_rounded for layer in found.layers] == [True]
+    assert "ONNX Runtime rounds the float weights of 1 layer" in inspection_page(found)
+    assert not any(layer.is_rounded for layer in inspect_onnx(onnx_file(int8_onnx())).layers)
+
+
 def test_the_command_on_a_file_a_bundle_and_a_folder(tmp_path: Path) -> None:
     file = onnx_file(int8_onnx())
     shown = run("inspect", file)
@@ -209,6 +216,13 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "photo.onnx").write_bytes(b"not a graph")
     with pytest.raises(ArtifactError, match="not an ONNX model"):
         run("inspect", tmp_path / "photo.onnx")
+
+
+def test_check_for_onnxruntime_names_what_is_rounded(tmp_path: Path) -> None:
+    onnx.save(float_convolution_between_pairs(), tmp_path / "model.onnx")
+    shown = run("check", tmp_path / "model.onnx", "--runtime", "onnxruntime", status=1)
+    assert "the weights of Conv_convolved are rounded: float was asked for, int8 runs" in shown
+    assert "next: add WeightBiasQuantization to the session option disabled_optimizers" in shown
 
 
 def test_check_for_onnxruntime_names_what_falls_back(tmp_path: Path) -> None:

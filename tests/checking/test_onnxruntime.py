@@ -13,7 +13,7 @@ from edgevit.checking import check_for_onnxruntime
 from edgevit.checking.precision import precision_counts
 from edgevit.graphs.files import onnx_file
 from edgevit.graphs.float16 import with_float16
-from tests.checking.graphs import attention, constants, convolution, model, node, pair
+from tests.checking.graphs import attention, constants, convolution, float_convolution_between_pairs, model, node, pair
 from tests.small_models import engine, float_onnx, int8_onnx
 
 WIDTH = 32
@@ -90,9 +90,7 @@ def test_a_convolution_without_a_pair_behind_it_falls_back(tmp_path: Path) -> No
 
 
 def test_a_float_convolution_between_pairs_is_rounded_unless_the_option_is_off(tmp_path: Path) -> None:
-    nodes = [*pair("image", "rounded"), node("Conv", ["rounded", "kernel"], "convolved"), *pair("convolved", "logits")]
-    kernel = np.random.default_rng(0).normal(size=(16, 16, 3, 3)).astype(np.float32)
-    made = model(nodes, constants(kernel=kernel), [1, 16, 8, 8], [1, 16, 6, 6])
+    made = float_convolution_between_pairs()
     found = check_for_onnxruntime(written(made, tmp_path))
     assert not found.ok
     assert [(one.node, one.asked, one.got) for one in found.rounded] == [("Conv_convolved", "float", "int8")]

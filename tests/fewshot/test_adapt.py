@@ -114,7 +114,7 @@ def test_finetuning_learns_new_classes(tmp_path: Path, token: bool) -> None:
     start = checkpoint(tmp_path, ("x", "y"), token)
     settings = config(method="finetune", epochs=30, batch_size=9, learning_rate=1e-3)
     context = Context(work=tmp_path / "work")
-    tuned = finetune(start, Task(blobs("s", 3)), settings, context, tmp_path)
+    tuned = finetune(start, Task(blobs("s", 3)), settings, context, tmp_path).built
     assert accuracy(tuned.module, blobs("t", 20, seed=2), tuned.preprocess, CPU) > 0.8  # chance is a third
     assert (tmp_path / "metrics.jsonl").is_file()
 
@@ -127,7 +127,7 @@ def test_pool_holds_the_model_to_what_it_said_of_it(tmp_path: Path) -> None:
         before = predictions(start.module, pool)
         work = Context(work=tmp_path / f"work{number}")
         settings = config(method="finetune", epochs=200, batch_size=batch_size, learning_rate=1e-3)
-        after = predictions(finetune(start, Task(support, with_pool), settings, work, tmp_path).module, pool)
+        after = predictions(finetune(start, Task(support, with_pool), settings, work, tmp_path).built.module, pool)
         moved.append(float((before.exp() * (before - after)).sum(-1).mean()))
     assert moved[0] < moved[1] / 2
 
@@ -141,7 +141,7 @@ def test_token_student_keeps_both_heads_through_finetuning(tmp_path: Path) -> No
         config(method="finetune", epochs=1, batch_size=6),
         Context(work=tmp_path),
         tmp_path,
-    )
+    ).built
     assert tuned.description.change(DistillationToken)
 
 

@@ -50,7 +50,7 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
 
 def tuned(start: BuiltModel, settings: Fewshot, folder: Path) -> BuiltModel:
     folder.mkdir(exist_ok=True)
-    return finetune(start, Task(blobs("s", 3)), settings, Context(work=folder / "work", workers=0), folder)
+    return finetune(start, Task(blobs("s", 3)), settings, Context(work=folder / "work", workers=0), folder).built
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.5])

@@ -17,7 +17,7 @@ from edgevit.errors import DataError
 from edgevit.fewshot import learning_rate
 from edgevit.fewshot.adapt import Task, adapt_head
 from edgevit.fewshot.crossvalidation import folds
-from edgevit.fewshot.finetuning import finetune
+from edgevit.fewshot.finetuning import Finetuned, finetune
 from edgevit.fewshot.learning_rate import ChosenRate, choose_learning_rate
 from edgevit.inference.over_dataset import outputs_of
 from edgevit.models import BuiltModel
@@ -61,7 +61,7 @@ def test_scores_are_those_of_models_that_have_not_seen_the_images(tmp_path: Path
             config_of.model_copy(update={"learning_rate": 2e-3}),
             Context(work=work, workers=0),
             tmp_path,
-        )
+        ).built
         for rate, model in ((0, head), (2e-3, tuned)):
             answering = with_test_time_views(model, config_of.test_time_views)
             expected[rate][fold.held_out] = probabilities(answering, held_out)
@@ -124,10 +124,10 @@ def test_finished_trainings_are_not_repeated_after_a_kill(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = chosen(tmp_path / "unbroken", settings(0, 1e-3))
-    really: Callable[..., BuiltModel] = learning_rate.finetune_from  # type: ignore[attr-defined]
+    really: Callable[..., Finetuned] = learning_rate.finetune_from  # type: ignore[attr-defined]
     trainings: list[Any] = []
 
-    def counted(*arguments: object) -> BuiltModel:
+    def counted(*arguments: object) -> Finetuned:
         trainings.append(arguments)
         if len(trainings) == killed_at:
             raise Killed

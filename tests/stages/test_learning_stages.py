@@ -89,6 +89,7 @@ def test_train_learns_and_keeps_its_curve() -> None:
     assert not model.manifest.files["metrics.jsonl"].content
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_same_recipe_and_seed_give_the_same_weights_whatever_the_workers() -> None:
     hashes = set()
     for number, workers in enumerate((0, 0, 2)):
@@ -194,6 +195,7 @@ def test_fewshot_finetunes_a_student() -> None:
         "fewshot", "tuned", model=student.id, support="digits.support", pool="digits.pool", method="finetune", **SHORT
     )
     assert (tuned.path / "metrics.jsonl").is_file()
+    assert tuned.manifest.provenance["precision"] == "float32"
     assert open_checkpoint(tuned).description.change(DistillationToken)
 
 

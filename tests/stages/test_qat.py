@@ -43,7 +43,7 @@ from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import Batch
 from edgevit.training.loop.fit import fit
 from edgevit.training.objectives import Outputs
-from edgevit.training.qat import SMOOTHED, fake_quantization, quantization_aware_setup
+from edgevit.training.qat import fake_quantization, quantization_aware_setup
 from tests.models.test_folding import with_statistics
 from tests.said import Said
 from tests.small_models import VIT, checkpoint, workbench
@@ -225,7 +225,7 @@ def test_outlier_channels_are_smoothed_before_the_training(runtime: str, tmp_pat
 
 def test_a_training_that_goes_on_keeps_the_decision_to_smooth(tmp_path: Path) -> None:
     said = Said()
-    (tmp_path / SMOOTHED).write_text("false")
+    (tmp_path / "smoothed.json").write_text("false")
     plain, _ = smoothed_student(said, tmp_path)
     assert torch.equal(
         plain.module.blocks[0].norm1.weight, open_checkpoint(with_outliers()).module.blocks[0].norm1.weight

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 from edgevit.artifacts import Preprocess
 from edgevit.configs import Training
 from edgevit.context import Context
-from edgevit.disks import whole_or_not_at_all
 from edgevit.inference.precision import Precision, autocast, is_fast_in_bfloat16
+from edgevit.training.decisions import keep_decision, kept_decision
 from edgevit.training.distributed.processes import decided_by_rank_0
 from edgevit.training.loop.attention import fastest_attention
 
-KEPT = "precision.txt"  # in the work folder
+DECISION = "precision"
 TRIED: tuple[Precision, ...] = ("float32", "bfloat16")
 MOST_IMAGES = 16  # of a step of the trial
 ROUNDS = 3
@@ -73,20 +72,13 @@ def _by_itself(
         return "float32", "a short training"
     if model is None:
         return "bfloat16", "the device has instructions for it"
-    file = context.work / KEPT
-    if (kept := _kept(file)) is not None:
+    if (kept := kept_decision(DECISION, TRIED, context)) is not None:
         return kept, "as before"
     seconds = step_seconds(model, preprocess, batch, config.channels_last)
     speedup = seconds["float32"] / seconds["bfloat16"]
     taken = faster_precision(speedup)
-    with whole_or_not_at_all(file) as part:
-        part.write_text(taken, encoding="ascii")
+    keep_decision(DECISION, taken, context)
     return taken, f"a step in bfloat16 is {speedup:.2f} times as fast as in float32"
-
-
-def _kept(file: Path) -> Precision | None:
-    content = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
-    return next((precision for precision in TRIED if precision == content), None)
 
 
 def faster_precision(speedup: float) -> Precision:

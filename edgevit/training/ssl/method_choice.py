@@ -20,6 +20,7 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.ssl.feature_maps import has_prefix_tokens
 from edgevit.training.ssl.self_supervised import SelfSupervised
 
+SUITED = ("dino", "moco", "simclr")  # what `auto` takes one of
 SMALL_BATCH = 256  # images; a batch of this size has enough negatives (Chen et al. 2020, figure 9)
 IMAGES_PER_KEY = 4  # of a queue: it then seldom holds a key of the query's own image
 STEPS_TIMED = 4  # after one step that warms up

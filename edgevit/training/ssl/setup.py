@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from edgevit.models.checkpoints import starting_model
 from edgevit.models.creation import BuiltModel
 from edgevit.models.timm_models import classifier_prefixes, timm_model
 from edgevit.progress import duration
+from edgevit.training.decisions import keep_decision, kept_decision
 from edgevit.training.distributed import processes
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
@@ -27,12 +27,12 @@ from edgevit.training.ssl.checks import (
     mention_new_statistics,
 )
 from edgevit.training.ssl.learners import learner_for
-from edgevit.training.ssl.method_choice import epoch_seconds, suited_method, with_method
+from edgevit.training.ssl.method_choice import SUITED, epoch_seconds, suited_method, with_method
 from edgevit.training.ssl.tiles import tile_side
 from edgevit.training.ssl.view_sizes import check_takes, let_size_vary
 
 UNTRAINED_CLASSES = ("0",)  # of the classifier of a new backbone
-CHOICE = "method.json"  # in the folder of an interrupted training
+DECISION = "method"
 
 
 class Pretrained(NamedTuple):
@@ -95,17 +95,15 @@ def _with_suited_method(
 ) -> Pretrain:
     """The stage with the method that suits it. Method, reason and the expected time of an epoch are said.
 
-    A resumed training keeps its method, which a file in `context.work` names.
+    A training that goes on keeps its method.
     """
-    file = context.work / CHOICE
-    if file.is_file():
-        method = json.loads(file.read_text(encoding="utf-8"))["method"]
+    method = kept_decision(DECISION, SUITED, context)
+    if method is not None:
         context.progress.say(f"    method auto goes on with {method}, by which this training began")
         return with_method(config, method)
     config = _with_new_choice(config, inputs, stream, context)
     if not processes.rank():
-        context.work.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"method": config.method.type}), encoding="utf-8")
+        keep_decision(DECISION, config.method.type, context)
     return config
 
 

@@ -19,7 +19,7 @@ from edgevit.progress import PlainProgress
 from edgevit.training.classifier_learner import ClassifierLearner
 from edgevit.training.loop.batches import TrainingStream
 from edgevit.training.loop.fit import fit
-from edgevit.training.loop.precision import KEPT, faster_precision, precision_of_training, step_seconds
+from edgevit.training.loop.precision import faster_precision, precision_of_training, step_seconds
 from edgevit.training.objectives import label_objective
 from tests.learning import blobs, tiny_token_vit, tiny_vit, train_config
 
@@ -71,12 +71,12 @@ def test_about_equal_times_take_float32(speedup: float, precision: str) -> None:
 def test_a_training_that_goes_on_takes_the_same(tmp_path: Path) -> None:
     assert taken(tmp_path, SlowIn("float32"))[0] == "bfloat16"
     assert taken(tmp_path, SlowIn("bfloat16")) == ("bfloat16", "    precision auto takes bfloat16: as before\n")
-    (tmp_path / KEPT).write_bytes(b"\xff")  # damaged: tried again
+    (tmp_path / "precision.json").write_bytes(b"\xff")  # damaged: tried again
     assert taken(tmp_path, SlowIn("bfloat16"))[0] == "float32"
 
 
 def test_a_kept_answer_does_not_bind_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / KEPT).write_text("bfloat16")
+    (tmp_path / "precision.json").write_text('"bfloat16"')
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({"avx512_bf16": False}))
     assert taken(tmp_path, SlowIn("float32"))[0] == "float32"
 
