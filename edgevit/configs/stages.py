@@ -210,7 +210,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
@@ -245,10 +245,11 @@ class Quantize(Stage):
         "weights of products (MatMul, Gemm), with a scale for each 64 inputs; activations stay float16. `int4` needs "
         "a parser of opset 21, which JetPack 6 does not have.",
     )
-    placement: Literal["fastest", "all", "dense", "products"] = Field(
+    placement: Literal["fastest", "all", "sigmoid", "dense", "products"] = Field(
         "fastest",
-        description="Operators that become integers. `all`: every operator that the runtime can quantize. `dense`: "
-        "all but grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
+        description="Operators that become integers. `all`: every product and convolution that the runtime can "
+        "quantize. `sigmoid`: also Sigmoid behind convolutions, as in SiLU, for ONNX Runtime. `dense`: all but grouped "
+        "convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
         "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships (but "
         "see `size_mib`). "
         "For TensorRT, engines of the forms are built, compared with float and timed on `target`: float16, the "

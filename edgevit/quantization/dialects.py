@@ -15,8 +15,9 @@ from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.graphs.walk import integer_attribute
 from edgevit.model_file import AS_WRITTEN, OnnxruntimeOptions, OpenvinoOptions, RuntimeOptions
 
-# all: every operator of the dialect; dense: without grouped convolutions; products: MatMul and Gemm alone
-Placement = Literal["all", "dense", "products"]
+# all: every operator of the dialect; sigmoid: also Sigmoid behind convolutions, where the runtime looks it up; dense:
+# without grouped convolutions; products: MatMul and Gemm alone
+Placement = Literal["all", "sigmoid", "dense", "products"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 SMALLEST_SIDE, CHANNEL_MULTIPLE = 16, 8
@@ -173,7 +174,7 @@ def is_placed(node: NodeProto, placement: Placement) -> bool:
     """Whether a placement quantizes a product or convolution."""
     if not node.op_type.startswith("Conv"):
         return True
-    return placement == "all" or (placement == "dense" and integer_attribute(node, "group", 1) == 1)
+    return placement in ("all", "sigmoid") or (placement == "dense" and integer_attribute(node, "group", 1) == 1)
 
 
 def why_float(node: NodeProto, weights: Mapping[str, Sequence[int]], dialect: Dialect) -> str:

@@ -40,6 +40,8 @@ from edgevit.quantization.overflow import overflows_here
 from edgevit.quantization.rounding import with_kept_sums
 from edgevit.runtimes.float16_range import Magnitudes, beyond_float16
 
+SIGMOID_RANGE = (0.0, 1.0)  # of outputs
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -119,7 +121,7 @@ class CalibratedModel:
         """The placements that quantize different, non-empty sets of nodes."""
         by_nodes: dict[tuple[str, ...], Placement] = {}
         for placement in PLACEMENTS:
-            if names := tuple(node.name for node in self.nodes(placement)):
+            if names := tuple(node.name for node in [*self.nodes(placement), *self._gates(placement)]):
                 by_nodes.setdefault(names, placement)
         return list(by_nodes.values())
 
@@ -129,12 +131,20 @@ class CalibratedModel:
         if not chosen:
             raise _nothing_to_quantize(self.model, self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
-        written = self._written([*chosen, *clipping])
+        gates = self._gates(placement)
+        written = self._written([*chosen, *clipping, *gates])
         if self.dialect.floats == "float16":
             written = with_float16(written, self.where, self.beyond_float16)
-        quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in (chosen, clipping))
+        quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in ([*chosen, *gates], clipping))
         left_float = operator_counts(self.model) - quantized - dropped
         return Quantized(written, self.dialect.options, dict(quantized), dict(left_float))
+
+    def _gates(self, placement: Placement) -> list[NodeProto]:
+        """The Sigmoid nodes that a placement rounds: those that read the rounded output of a convolution."""
+        if placement != "sigmoid" or "Conv" in self.dialect.float_outputs:
+            return []
+        convolved = {node.output[0] for node in self.nodes(placement) if node.op_type == "Conv"}
+        return [node for node in self.model.graph.node if node.op_type == "Sigmoid" and node.input[0] in convolved]
 
     def in_float16(self) -> ModelProto:
         """The graph without Q/DQ nodes, with float16 tensors."""
@@ -146,7 +156,8 @@ class CalibratedModel:
         if self.dialect.precision == "int4":
             return with_int4(self.model, chosen)
         rounded = with_kept_sums(self.model, chosen, self.dialect.largest_weight) if self.keeps_sums else self.model
-        return _with_qdq(rounded, chosen, self.ranges, self.integers, self.dialect, self.where)
+        gates = {node.output[0]: SIGMOID_RANGE for node in chosen if node.op_type == "Sigmoid"}
+        return _with_qdq(rounded, chosen, {**gates, **self.ranges}, self.integers, self.dialect, self.where)
 
 
 def calibrated(
@@ -324,7 +335,7 @@ def _with_qdq(
             tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
             nodes_to_quantize=[node.name for node in chosen],
             nodes_to_exclude=[],
-            op_types_to_quantize=[*dialect.operators, "Relu", "Clip"],
+            op_types_to_quantize=[*dialect.operators, "Relu", "Clip", "Sigmoid"],
             extra_options={
                 **dialect.writer_options,
                 "OpTypesToExcludeOutputQuantization": list(dialect.float_outputs),

@@ -18,6 +18,7 @@ from edgevit.errors import ArtifactError
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import operator_counts
 from edgevit.quantization import calibrated
+from edgevit.quantization.dialects import Placement
 from edgevit.runtimes.onnxruntime.session import inference_session, run_session
 from edgevit.runtimes.parity import sqnr_db
 from tests.checking.graphs import branch
@@ -301,3 +302,65 @@ def test_a_convolution_that_stays_float_between_two_pairs_keeps_its_weights_in_t
     (found,) = run_session(session, ["logits"], {"image": images}, "test")
     assert sqnr_db(found, outputs_of(made.model, images)[0]) > 20
     assert sqnr_db(found, outputs_of(model, images)[0]) > 20
+
+
+def silu(*nodes: NodeProto) -> ModelProto:
+    """image → Conv → c → SiLU → r → `nodes` → logits"""
+    sigmoid = helper.make_node("Sigmoid", ["c"], ["gate"], "sigmoid")
+    return convolved(sigmoid, helper.make_node("Mul", ["c", "gate"], ["r"], "product"), *nodes)
+
+
+NEXT_CONVOLUTION = (
+    helper.make_node("Conv", ["r", "v"], ["d"], "second", pads=[1, 1, 1, 1]),
+    helper.make_node("Identity", ["d"], ["logits"], "read"),
+)
+
+
+def test_placement_sigmoid_lets_the_runtime_compute_silu_with_integers(tmp_path: Path) -> None:
+    model = silu(*NEXT_CONVOLUTION)
+    rng = np.random.default_rng(2)
+    model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=(4, 4, 3, 3)).astype(np.float32), "v"))
+    images = rng.normal(0, 10, (16, 3, 8, 8)).astype(np.float32)
+    ready = calibrated(model, lambda: [images], "minmax", "onnxruntime", 1, "test", reduce_range=True)
+    assert ready.placements() == ["all", "sigmoid"]
+    expected = outputs_of(model, images)[0]
+    db = {}
+    cases: tuple[tuple[Placement, dict[str, int], set[str]], ...] = (
+        ("all", {"Conv": 2}, {"Sigmoid", "Mul"}),
+        ("sigmoid", {"Conv": 2, "Sigmoid": 1}, {"QLinearSigmoid", "QLinearMul"}),
+    )
+    for placement, quantized_ops, elementwise in cases:
+        made = ready.quantized(placement)
+        assert made.quantized_ops == quantized_ops
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{placement}.onnx")
+        onnxruntime.InferenceSession(made.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        runs = operator_counts(onnx.load(options.optimized_model_filepath)).keys()
+        assert runs & {"Sigmoid", "Mul", "QLinearSigmoid", "QLinearMul"} == elementwise
+        db[placement] = sqnr_db(outputs_of(made.model, images)[0], expected)
+    assert db["sigmoid"] > db["all"] - 4 > 25, db
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "tensorrt"])
+def test_other_runtimes_have_no_placement_of_sigmoid(runtime: str) -> None:
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "conv"),
+        helper.make_node("Sigmoid", ["c"], ["gate"], "sigmoid"),
+        helper.make_node("Mul", ["c", "gate"], ["logits"], "product"),
+    ]
+    weights = {"w": rng.normal(size=(16, 16, 1, 1)).astype(np.float32)}
+    model = graph_of(nodes, weights, ["batch", 16, 8, 8], ["batch", 16, 8, 8], opset=20)
+    images = rng.normal(size=(4, 16, 8, 8)).astype(np.float32)
+    ready = calibrated(model, lambda: [images], "minmax", runtime, 1, "test", reduce_range=False)
+    assert ready.placements() == ["all"]
+    assert ready.quantized("sigmoid").model == ready.quantized("all").model
+
+
+def test_a_sigmoid_that_is_an_output_is_given_out_as_it_is() -> None:
+    model = convolved(helper.make_node("Sigmoid", ["c"], ["logits"], "sigmoid"))
+    images = np.random.default_rng(4).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    made = calibrated(model, lambda: [images], "minmax", "onnxruntime", 1, "test", reduce_range=False)
+    rounded = outputs_of(made.quantized("sigmoid").model, images)[0]
+    assert len(np.unique(rounded)) <= 256
+    np.testing.assert_allclose(rounded, outputs_of(made.quantized("all").model, images)[0], atol=1e-6)

@@ -86,6 +86,27 @@ def kept_sums(result: Json) -> Iterator[Table]:
     )
 
 
+def sigmoid_placement(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(model),
+            with_extremes(measured["float_p50_ms"], numbers.significant(3)),
+            code(placement),
+            with_extremes(form["speedup"], numbers.ratio),
+            decibels(form["sqnr_db"]),
+            points_lost(form["lost"]),
+        )
+        for model, measured in result["models"].items()
+        for placement, form in measured["forms"].items()
+    ]
+    yield Table(
+        "forms",
+        ("model", "float, ms", "placement", "times as fast as float", "SQNR", "points lost"),
+        tuple(rows),
+        "Times are medians of interleaved rounds, with the slowest and the fastest. " + WITH_RANGE,
+    )
+
+
 def quantization_accuracy(result: Json) -> Iterator[Table]:
     models = result["models"]
     ways = list(dict.fromkeys(way for found in models.values() for way in found["seeds"][0]))

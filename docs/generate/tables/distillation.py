@@ -13,7 +13,7 @@ from docs.generate.numbers import (
     ranged,
 )
 from docs.generate.records import Json
-from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, spelled, with_extremes, with_interval
+from docs.generate.tables.cells import NOTHING, WITH_RANGE, Table, points_lost, spelled, with_extremes, with_interval
 
 PRECISIONS = ("float32", "bfloat16")
 WAYS = ("by_default", "kept")
@@ -46,6 +46,20 @@ def distillation_accuracy(result: Json) -> Iterator[Table]:
         tuple((images, ranged(found, percent)) for images, found in teacher),
         WITH_RANGE,
     )
+
+
+def second_cycle(result: Json) -> Iterator[Table]:
+    rows = [
+        (
+            spelled(name),
+            *map(str, trained["epochs"]),
+            *(ranged(top1, percents) for top1 in trained["top1"]),
+            points_lost(trained["gained"]),
+        )
+        for name, trained in result["students"].items()
+    ]
+    header = ("student", "epochs", "further epochs", "top-1 before, %", "top-1 after, %", "points gained")
+    yield Table("students", header, tuple(rows), WITH_RANGE)
 
 
 def reference_students(result: Json) -> Iterator[Table]:
