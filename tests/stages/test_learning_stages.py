@@ -89,7 +89,6 @@ def test_train_learns_and_keeps_its_curve() -> None:
     assert not model.manifest.files["metrics.jsonl"].content
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_same_recipe_and_seed_give_the_same_weights_whatever_the_workers() -> None:
     hashes = set()
     for number, workers in enumerate((0, 0, 2)):

@@ -35,9 +35,9 @@ QUICK: dict[str, Any] = {"data": "few.pool", "epochs": 1, "batch_size": 32}  # 1
 
 def body() -> Any:
     made = workbench().made
-    if "body" not in made:
-        workbench().run("pretrain", "body", method={"type": "simclr", "dimensions": 16}, **VIT, **QUICK)
-    return made["body"]
+    if "pretrained-body" not in made:
+        workbench().run("pretrain", "pretrained-body", method={"type": "simclr", "dimensions": 16}, **VIT, **QUICK)
+    return made["pretrained-body"]
 
 
 def test_labels_are_not_used_and_that_is_said() -> None:
