@@ -1,6 +1,6 @@
 """A reference student trained further: a second cycle of the learning rate, from its kept weights.
 
-    python -m benchmarks.second_cycle CIFAR WEIGHTS [--student conv] [--epochs 30] [--learning-rate 1e-3] [--threads 2]
+    python -m benchmarks.second_cycle CIFAR WEIGHTS [--student conv] [--epochs 20] [--learning-rate 1e-3] [--threads 2]
         [--runs runs]
 
 CIFAR and WEIGHTS are as for reference_students.py. The student learns as reference_students.yaml says but for these
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--student", default="conv")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))

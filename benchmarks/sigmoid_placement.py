@@ -3,8 +3,8 @@
     python -m benchmarks.sigmoid_placement CIFAR [--rounds 10]
 
 CIFAR is a folder with cifar-10-batches-py. Models: the CoAtNet of models/, calibrated on 256 training images and judged
-on the 10,000 test images; and timm models with random weights, of which accuracy says nothing, calibrated on random
-images. SQNR is that of the logits against the float file, on 64 other images. Both files and the float one take turns
+on the 10,000 test images; and timm models with random weights, calibrated on random images, whose accuracy would say
+nothing. SQNR is that of the logits against the float file, on 64 other images. Both files and the float one take turns
 in every round, one image at a time on one thread; a speed-up is the p50 of float's turn over that of the file.
 """
 
@@ -42,6 +42,7 @@ TRAINED = "hybrid"
 RANDOM = ("efficientnet_b0", "mobilevit_xxs", "mobilevitv2_050")
 PLACEMENTS: tuple[Placement, ...] = ("all", "sigmoid")
 CALIBRATION_IMAGES, HELD_OUT_IMAGES, BATCH = 256, 64, 32
+IMAGES = CALIBRATION_IMAGES + HELD_OUT_IMAGES
 TURN_S = 1.0
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     with single_stages(terminal_context()) as stages, TemporaryDirectory() as folder:
         for name, load in _models().items():
             model = _exported(load, stages)
-            drawn = _images(train, model) if name == TRAINED else random_images(model.io, CALIBRATION_IMAGES + 64)
+            drawn = _images(train, model) if name == TRAINED else random_images(model.io, IMAGES)
             models[name] = _result(model, drawn, test if name == TRAINED else None, asked.rounds, Path(folder))
     publish("sigmoid_placement", {"models": models})
 
@@ -75,7 +76,7 @@ def _exported(load: Load, stages: SingleStages) -> Artifact:
 
 def _images(train: Dataset, model: Artifact) -> NDArray[np.float32]:
     """Training images as the model takes them, (n, 3, side, side)."""
-    positions = np.random.default_rng(0).choice(len(train), CALIBRATION_IMAGES + HELD_OUT_IMAGES, replace=False)
+    positions = np.random.default_rng(0).choice(len(train), IMAGES, replace=False)
     return np.concatenate(list(image_batches(train, positions.tolist(), model.io, SilentProgress(), "")()))
 
 
