@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import imagenet_mobilenetv2
 from benchmarks.common import publish
 from benchmarks.quantization_accuracy import EXERCISE, exercise_stages
+from benchmarks.quantized_files import correct_images, quantized_session
 from benchmarks.reference_students import IMAGES, lessons, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
@@ -33,19 +33,17 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Export, Stage
 from edgevit.context import usable_cpus
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
-from edgevit.evaluation import classify
 from edgevit.evaluation.paired import paired_drop
-from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated, choose_images, image_batches
 from edgevit.quantization.dialects import with_reduced_range
-from edgevit.quantization.ptq import CalibratedModel
 from edgevit.recipe import Recipe
-from edgevit.runtimes.base import HostSession, SessionOptions
+from edgevit.runtimes.base import SessionOptions
 from edgevit.runtimes.parity import centered_outputs, sqnr_db
-from edgevit.runtimes.sessions import open_session, session_as_declared
+from edgevit.runtimes.sessions import open_session
 
-RUNTIME, CALIBRATION_IMAGES, BATCH = "onnxruntime", 256, 32
+RUNTIME, CALIBRATION_IMAGES = "onnxruntime", 256
 ROUNDINGS = {"nearest": False, "kept sums": True}
 STUDENT = "onnx/student-a"  # of the exercise's run
 
@@ -90,7 +88,7 @@ class _Subject:
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        return _correct(self.session, self.test)
+        return correct_images(self.session, self.test)
 
 
 def _result(subject: _Subject, train: Dataset, seeds: int) -> Json:
@@ -121,24 +119,14 @@ def _forms(subject: _Subject, train: Dataset, seed: int) -> Iterator[Json]:
     seven = replace(eight, dialect=with_reduced_range(eight.dialect))
     for bits, ready in ((8, eight), (7, seven)):
         for rounding, keeps_sums in ROUNDINGS.items():
-            with TemporaryDirectory() as folder:
-                session = _session(replace(ready, keeps_sums=keeps_sums), subject.model, Path(folder))
-                yield {
-                    "bits": bits,
-                    "rounding": rounding,
-                    "sqnr_db": sqnr_db(centered_outputs(session, images), expected),
-                    "lost": paired_drop(subject.correct, _correct(session, subject.test)).value,
-                }
-
-
-def _session(ready: CalibratedModel, model: Artifact, folder: Path) -> HostSession:
-    quantized, file = ready.quantized(), folder / "model.onnx"
-    write_onnx(quantized.model, file, model.io, quantized.options)
-    return session_as_declared(file, model.io, quantized.options, usable_cpus())
-
-
-def _correct(session: HostSession, test: Dataset) -> NDArray[np.bool_]:
-    return classify(session, test, BATCH, SilentProgress()).correct
+            quantized = replace(ready, keeps_sums=keeps_sums).quantized()
+            session = quantized_session(quantized, subject.model, usable_cpus())
+            yield {
+                "bits": bits,
+                "rounding": rounding,
+                "sqnr_db": sqnr_db(centered_outputs(session, images), expected),
+                "lost": paired_drop(subject.correct, correct_images(session, subject.test)).value,
+            }
 
 
 if __name__ == "__main__":

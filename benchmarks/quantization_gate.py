@@ -19,7 +19,6 @@ the true loss is not. Forms whose interval of the true loss holds the limit are 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.common import publish
+from benchmarks.quantized_files import quantized_session
 from benchmarks.reference_students import ReferenceStudent, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
@@ -40,13 +40,13 @@ from edgevit.data import Dataset, dataset_artifacts, open_dataset
 from edgevit.evaluation import wilson_interval
 from edgevit.evaluation.accuracy import Share
 from edgevit.evaluation.paired import paired_drop
-from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.quantization import calibrated
 from edgevit.quantization.gate import AnswerChange
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import Session, SessionOptions, input_batches
 from edgevit.runtimes.parity import quantized_sqnr_db
-from edgevit.runtimes.sessions import open_session, session_as_declared
+from edgevit.runtimes.sessions import open_session
 
 LIMIT, FLOOR_DB = TOP1_DROP, MIN_SQNR_DB  # the defaults
 CALIBRATION, HELD_OUT, POOL, VALIDATION, TESTED, BATCH = 256, 64, 1000, 1000, 3000, 50
@@ -140,12 +140,9 @@ def _rows(model: Artifact, images: Mapping[str, Dataset], threads: int) -> Itera
         narrow = [_with_contrast(image, contrast) for image in pixels[:CALIBRATION]]
         batches = [batch for batch, _ in input_batches(model.io, iter(narrow), BATCH)]
         form = calibrated(source, partial(iter, batches), "minmax", "onnxruntime", threads, "benchmark").quantized()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "form.onnx"
-            write_onnx(form.model, file, model.io, form.options)
-            session = session_as_declared(file, model.io, form.options, threads)
-            sqnr_db = quantized_sqnr_db(session, reference, held_out, "benchmark")
-            got = {name: _answers(session, dataset) for name, dataset in images.items()}
+        session = quantized_session(form, model, threads)
+        sqnr_db = quantized_sqnr_db(session, reference, held_out, "benchmark")
+        got = {name: _answers(session, dataset) for name, dataset in images.items()}
         row = {"contrast": contrast, "sqnr_db": sqnr_db, **_compared(expected, got, images)}
         print(model.id, contrast, f"{sqnr_db:.1f} dB", row["truth"], flush=True)
         yield row

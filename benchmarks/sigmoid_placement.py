@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import interleaved_p50_ms, publish, spread
+from benchmarks.quantized_files import BATCH, correct_images, quantized_session
 from benchmarks.reference_students import reference_students
 from edgevit.actions.single_stage import SingleStages, single_stages
 from edgevit.artifacts import Artifact, Json
@@ -28,20 +28,19 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Cifar, Export, Load
 from edgevit.context import usable_cpus
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
-from edgevit.evaluation import classify
 from edgevit.evaluation.paired import paired_drop
-from edgevit.graphs.files import onnx_file, read_onnx, write_onnx
+from edgevit.graphs.files import onnx_file, read_onnx
 from edgevit.progress import SilentProgress
 from edgevit.quantization import calibrated, image_batches
 from edgevit.quantization.dialects import Placement
 from edgevit.runtimes.base import HostSession, SessionOptions, random_images
 from edgevit.runtimes.parity import centered_outputs, sqnr_db
-from edgevit.runtimes.sessions import open_session, session_as_declared
+from edgevit.runtimes.sessions import open_session
 
 TRAINED = "hybrid"
 RANDOM = ("efficientnet_b0", "mobilevit_xxs", "mobilevitv2_050")
 PLACEMENTS: tuple[Placement, ...] = ("all", "sigmoid")
-CALIBRATION_IMAGES, HELD_OUT_IMAGES, BATCH = 256, 64, 32
+CALIBRATION_IMAGES, HELD_OUT_IMAGES = 256, 64
 IMAGES = CALIBRATION_IMAGES + HELD_OUT_IMAGES
 TURN_S = 1.0
 
@@ -56,11 +55,11 @@ def main() -> None:
     made = dataset_artifacts({"cifar": cifar}, Path.cwd(), names)
     train, test = (open_dataset(made[name]) for name in names)
     models = {}
-    with single_stages(terminal_context()) as stages, TemporaryDirectory() as folder:
+    with single_stages(terminal_context()) as stages:
         for name, load in _models().items():
             model = _exported(load, stages)
             drawn = _images(train, model) if name == TRAINED else random_images(model.io, IMAGES)
-            models[name] = _result(model, drawn, test if name == TRAINED else None, asked.rounds, Path(folder))
+            models[name] = _result(model, drawn, test if name == TRAINED else None, asked.rounds)
     publish("sigmoid_placement", {"models": models})
 
 
@@ -80,18 +79,16 @@ def _images(train: Dataset, model: Artifact) -> NDArray[np.float32]:
     return np.concatenate(list(image_batches(train, positions.tolist(), model.io, SilentProgress(), "")()))
 
 
-def _result(model: Artifact, images: NDArray[np.float32], test: Dataset | None, rounds: int, folder: Path) -> Json:
+def _result(model: Artifact, images: NDArray[np.float32], test: Dataset | None, rounds: int) -> Json:
     calibration, held_out = (_batches(part) for part in np.split(images, [CALIBRATION_IMAGES]))
     source = read_onnx(onnx_file(model))
     ready = calibrated(source, lambda: calibration, "minmax", "onnxruntime", usable_cpus(), model.path)
     sessions: dict[str, HostSession] = {"float": open_session(model, SessionOptions(threads=1))}
     for placement in PLACEMENTS:
-        quantized, file = ready.quantized(placement), folder / f"{placement}.onnx"
-        write_onnx(quantized.model, file, model.io, quantized.options)
-        sessions[placement] = session_as_declared(file, model.io, quantized.options, 1)
+        sessions[placement] = quantized_session(ready.quantized(placement), model, threads=1)
     expected = centered_outputs(sessions["float"], held_out)
     db = {name: sqnr_db(centered_outputs(sessions[name], held_out), expected) for name in PLACEMENTS}
-    right = {} if test is None else {name: _correct(session, test) for name, session in sessions.items()}
+    right = {} if test is None else {name: correct_images(session, test) for name, session in sessions.items()}
     image = {model.io.inputs[0].name: images[:1]}
     p50_ms = interleaved_p50_ms({name: partial(one.infer, image) for name, one in sessions.items()}, rounds, TURN_S)
     return {
@@ -110,10 +107,6 @@ def _result(model: Artifact, images: NDArray[np.float32], test: Dataset | None, 
 
 def _batches(images: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
     return np.split(images, range(BATCH, len(images), BATCH))
-
-
-def _correct(session: HostSession, test: Dataset) -> NDArray[np.bool_]:
-    return classify(session, test, BATCH, SilentProgress()).correct
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import interleaved_p50_ms, publish, spread
+from benchmarks.quantized_files import correct_images
 from benchmarks.reference_students import deployed, lessons, reference_students
 from edgevit import pipeline
 from edgevit.artifacts import Artifact, Json
@@ -27,11 +28,9 @@ from edgevit.cli.output import terminal_context
 from edgevit.configs import Evaluate, Stage
 from edgevit.context import usable_cpus
 from edgevit.data import Dataset, dataset_artifacts, open_dataset
-from edgevit.evaluation import classify
 from edgevit.evaluation.paired import paired_drop
 from edgevit.model_file import OnnxruntimeOptions
 from edgevit.profiling import MeasurePlan
-from edgevit.progress import SilentProgress
 from edgevit.quantization.overflow import overflows_here
 from edgevit.recipe import Recipe
 from edgevit.runtimes.base import SessionOptions, for_runtime
@@ -40,7 +39,7 @@ from edgevit.runtimes.sessions import open_session
 RUNTIMES = ("onnxruntime", "openvino")
 BITS = {8: False, 7: True}  # whether the range is reduced
 EXACT = "8, exact sums"
-BATCH, TURN_S = 32, 1.0
+TURN_S = 1.0
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def _forms(made: Mapping[str, Artifact], name: str, seed: int) -> dict[str, Arti
 
 def _correct(model: Artifact, test: Dataset) -> NDArray[np.bool_]:
     session = open_session(model, SessionOptions(threads=usable_cpus()))
-    return classify(session, test, BATCH, SilentProgress()).correct
+    return correct_images(session, test)
 
 
 def _row(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Json:

@@ -31,8 +31,8 @@ class OnnxruntimeOptions(Frozen):
     """How ONNX Runtime loads a file. Float operators run in the file's own precision.
 
     Attributes:
-        exact_sums: on x86 CPUs without VNNI, products of 8-bit integers are added in 32 bits, by slower kernels. False
-            for weights of 7 bits, whose sums fit into the 16 bits of the faster ones.
+        exact_sums: where the fastest kernels would overflow (x86 CPUs without VNNI), slower ones add products of 8-bit
+            integers in 32 bits. False for weights of 7 bits, whose sums fit into the 16 bits of the faster ones.
     """
 
     runtime: Literal["onnxruntime"] = "onnxruntime"

@@ -2,14 +2,11 @@
 
 x86 CPUs without VNNI add two products of uint8 and int8 in 16 bits, and cut off what exceeds 32,767 (instruction
 PMADDUBSW). 255 · 127 + 255 · 127 = 64,770, and 255 · 64 + 255 · 64 = 32,640. ONNX Runtime has slower kernels that add
-in 32 bits; edgevit's sessions take them for weights of 8 bits. OpenVINO has none.
+in 32 bits; edgevit's sessions take them on such CPUs for weights of 8 bits. OpenVINO has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,11 +14,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgevit.artifacts import IOSpec, Preprocess
-from edgevit.configs.runtimes import ONNXRUNTIME, TENSORRT
+from edgevit.configs.runtimes import TENSORRT
 from edgevit.graphs.files import artifact_from_onnx, write_onnx
 from edgevit.quantization.dialects import DIALECTS, Dialect, with_reduced_range
-from edgevit.runtimes.base import Session, SessionOptions
-from edgevit.runtimes.sessions import file_session
+from edgevit.runtimes.base import SessionOptions
+from edgevit.runtimes.loading import sums_overflow
 from edgevit.targets import Target
 
 SIDE, CHANNELS = 8, 16
@@ -30,37 +27,26 @@ LEAST_SHARE = 0.9  # of the exact result; where products overflow, it is about a
 
 def overflows_here(runtime: str) -> bool:
     """Whether this machine's CPU overflows in the fastest kernels of a runtime. ONNX Runtime is asked for all."""
-    return runtime != TENSORRT.name and _cpu_overflows()
+    return runtime != TENSORRT.name and sums_overflow()
 
 
 def overflows_on(target: Target, runtime: str) -> bool:
     """Whether the CPU of a target overflows in the fastest kernels of a runtime."""
     if runtime == TENSORRT.name:  # tensor cores add in 32 bits
         return False
-    return _overflows(DIALECTS[runtime], lambda file: target.open(artifact_from_onnx(file), SessionOptions(threads=1)))
+    dialect = DIALECTS[runtime]
+    model, exact = _largest_products(dialect)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "largest.onnx"
+        write_onnx(model, file, _spec(), with_reduced_range(dialect).options)
+        with target.open(artifact_from_onnx(file), SessionOptions(threads=1)) as session:
+            given = session.infer({"image": np.ones((1, 3, SIDE, SIDE), np.float32)})["logits"]
+    return bool(given.mean() < LEAST_SHARE * exact)
 
 
 def reduced_text(place: str) -> str:
     """The sentence that says why weights have 7 bits."""
     return f"INT8 weights have 7 bits: products of 8 bits overflow on {place}"
-
-
-@cache
-def _cpu_overflows() -> bool:
-    dialect = DIALECTS[ONNXRUNTIME.name]
-    options = with_reduced_range(dialect).options
-    return _overflows(dialect, lambda file: nullcontext(file_session(file, _spec(), options, threads=1)))
-
-
-def _overflows(dialect: Dialect, opened: Callable[[Path], AbstractContextManager[Session]]) -> bool:
-    """Whether a model of the largest integers gives less than its exact result in a session."""
-    model, exact = _largest_products(dialect)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "largest.onnx"
-        write_onnx(model, file, _spec(), with_reduced_range(dialect).options)
-        with opened(file) as session:
-            given = session.infer({"image": np.ones((1, 3, SIDE, SIDE), np.float32)})["logits"]
-    return bool(given.mean() < LEAST_SHARE * exact)
 
 
 def _spec() -> IOSpec:

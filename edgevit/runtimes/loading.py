@@ -5,15 +5,27 @@ Bundles hold this file, and devices run it, as it is.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence  # noqa: UP035 - Python 3.8 cannot subscript the others
 
 Run = Callable[[List[str], Dict[str, Any]], Sequence[Any]]  # noqa: UP006 - (names of outputs, input by its name)
 
 PROVIDER = "CPUExecutionProvider"
-ERRORS_ONLY = 3
-EXACT_SUMS = "session.x64quantprecision"  # without it, INT8 products overflow on x86 CPUs without VNNI
+ERRORS_ONLY, FATAL_ERRORS_ONLY = 3, 4  # printed; all errors are raised
+EXACT_SUMS = "session.x64quantprecision"  # slower kernels on every x86 CPU, which add INT8 products in 32 bits
+REFUSED_WITH_EXACT_SUMS = "Attempt to replace the existing tensor"  # ONNX Runtime 1.31, of some files with int8 tensors
 OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+# The ONNX file of y = a · b: int8 b (16, 16) is 127 everywhere, uint8 a (1, 16) is the input, int32 y the output.
+LARGEST_WEIGHT, LARGEST_ACTIVATION, TERMS = 127, 255, 16
+PRODUCT = (
+    b'\x08\x04:\xdc\x02\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x07product'
+    + b"*\x8c\x02\x08\x10\x08\x10\x10\x03B\x01bJ\x80\x02"
+    + bytes([LARGEST_WEIGHT]) * TERMS**2
+    + b"Z\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x01\n\x02\x08\x10"
+    + b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x10B\x04\n\x00\x10\n"
+)
 
 
 def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
@@ -21,7 +33,7 @@ def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
 
     Args:
         session_options: {"graph_optimization_level": "all" | "disabled", "exact_sums": true | false, …}; "all" and true
-            where they are left out.
+            where they are left out. Exact sums cost time only on a CPU where the fastest kernels overflow.
     """
     import onnxruntime
 
@@ -32,9 +44,40 @@ def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if is_off else levels.ORT_ENABLE_ALL
-    if session_options.get("exact_sums", True):
+    if session_options.get("exact_sums", True) and sums_overflow():
         options.add_session_config_entry(EXACT_SUMS, "1")
+        options.log_severity_level = FATAL_ERRORS_ONLY  # `onnxruntime_session` may try twice
     return options
+
+
+@lru_cache(maxsize=None)  # noqa: UP033 - Python 3.8 has no functools.cache
+def sums_overflow() -> bool:
+    """Whether ONNX Runtime's fastest INT8 kernels overflow on this CPU, as they do on x86 without VNNI."""
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(PRODUCT, options, providers=[PROVIDER])
+    (sums,) = session.run(None, {"a": numpy.full((1, TERMS), LARGEST_ACTIVATION, numpy.uint8)})
+    return bool((sums != TERMS * LARGEST_ACTIVATION * LARGEST_WEIGHT).any())
+
+
+def onnxruntime_session(model: Path, options: Any, **arguments: Any) -> Any:
+    """ONNX Runtime's InferenceSession.
+
+    A file that it cannot open with exact sums is opened with the basic optimizations, which leave Q/DQ pairs as they
+    are: the layers between them compute in float, without overflow.
+    """
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(model), options, **arguments)
+    except Exception as error:  # its exceptions have no base class of their own
+        if REFUSED_WITH_EXACT_SUMS not in str(error):
+            raise
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(str(model), options, **arguments)
 
 
 def openvino_properties(session_options: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -53,10 +96,8 @@ def openvino_properties(session_options: dict[str, Any], threads: int) -> dict[s
 
 def in_onnxruntime(model: Path, session_options: dict[str, Any], threads: int) -> Run:
     """A loaded model in ONNX Runtime: a function from names of outputs and the input to the outputs."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        str(model),
+    session = onnxruntime_session(
+        model,
         onnxruntime_options(session_options, threads),
         providers=[PROVIDER],
         disabled_optimizers=session_options.get("disabled_optimizers"),

@@ -18,7 +18,7 @@ from edgevit.model_file import RuntimeOptions, json_of_options
 from edgevit.profiling import MeasurePlan
 from edgevit.profiling.layer_times import LayerTimes
 from edgevit.runtimes.base import Arrays, HostSession
-from edgevit.runtimes.loading import PROVIDER, onnxruntime_options
+from edgevit.runtimes.loading import PROVIDER, onnxruntime_options, onnxruntime_session
 
 # "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:", and the C++ line and function of the error
 ERROR_ORIGIN = re.compile(
@@ -100,7 +100,7 @@ def inference_session(
     disabled = recorded.get("disabled_optimizers")
     try:
         with errors_explained("ONNX Runtime cannot load it", path):
-            session = onnxruntime.InferenceSession(
+            session: onnxruntime.InferenceSession = onnxruntime_session(
                 path, session_options, providers=list(providers), disabled_optimizers=disabled, enable_fallback=0
             )
     except ArtifactError:

@@ -147,12 +147,15 @@ def race(request: Json) -> Json:
 
 def write_compiled(request: Json) -> Json:
     """Write the graph that ONNX Runtime optimizes for this machine to compiled.onnx."""
-    model, loading, onnxruntime = request["model"], imported("loading"), imported("onnxruntime")
+    model, loading = request["model"], imported("loading")
+    imported("onnxruntime")
     options = loading.onnxruntime_options(model["session_options"], request["threads"])
     options.optimized_model_filepath = "compiled.onnx"
     disabled = model["session_options"].get("disabled_optimizers")
     try:
-        onnxruntime.InferenceSession(model["file"], options, providers=[loading.PROVIDER], disabled_optimizers=disabled)
+        loading.onnxruntime_session(
+            Path(model["file"]), options, providers=[loading.PROVIDER], disabled_optimizers=disabled
+        )
     except Exception as error:  # the runtime has its own exceptions
         raise failed("model", error) from error
     return {}
