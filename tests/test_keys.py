@@ -34,7 +34,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "merge_tokens": ({"model": "m", "per_block": 2}, "903d60558bc1"),
     "pseudo_label": ({"teacher": "t", "data": "d"}, "5d556b0784db"),
     "export": ({"model": "m", "normalize": True}, "f3fffa05bba2"),
-    "quantize": ({"model": "m", "calibration": "c"}, "8b94a6debe0e"),
+    "quantize": ({"model": "m", "calibration": "c"}, "01c1021c9449"),
     "compile": ({"model": "m"}, "3467a26de615"),
     "evaluate": ({"model": "m", "data": "d"}, "2598554fdcee"),
     "profile": ({"model": "m"}, "6dd79011ace0"),

@@ -210,7 +210,7 @@ class Quantize(Stage):
 
     stage: Literal["quantize"]
     makes: ClassVar[Kind] = "onnx"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
     model: OnnxRef = Field(description="ONNX file to quantize, in float32.")
     calibration: CalibratedBy = Field(description="Images that give the ranges of activations. Labels are not used.")
     calibration_images: ImageCount = Field(256, description="Largest number of calibration images that are used.")
