@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import publish
+from benchmarks.common import models_before, publish
 from benchmarks.reference_students import RECIPE, STUDENT, lessons, reference_students
 from edgevit import pipeline
 from edgevit.cli.output import terminal_context
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--student", default="conv")
+    parser.add_argument("--student", choices=[student.name for student in reference_students()], default="conv")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
@@ -66,13 +66,14 @@ def main() -> None:
         "second_cycle",
         {
             "students": {
+                **models_before("second_cycle", "students"),
                 kept.name: {
                     "epochs": [kept.description["training"]["epochs"], asked.epochs],
                     "learning_rates": [kept.description["training"]["learning_rate"], asked.learning_rate],
                     "seconds": done["further"].manifest.provenance["seconds"],
                     "top1": [before.metrics["top1"], after.metrics["top1"]],
                     "gained": asdict(gained),
-                }
+                },
             }
         },
     )

@@ -130,6 +130,11 @@ class Inspection:
         return any(layer.product.is_quantized for layer in self.layers)
 
     @property
+    def rounded(self) -> list[Layer]:
+        """The layers whose float weights ONNX Runtime rounds to integers."""
+        return [layer for layer in self.layers if layer.is_rounded]
+
+    @property
     def stays_float(self) -> dict[str, list[Layer]]:
         """The layers that are not quantized or, in a float graph, would not be, by the reason."""
         by_reason: dict[str, list[Layer]] = {}
@@ -207,7 +212,7 @@ def _layer(node: NodeProto, product: Product, graph: Graph, ran_as: Mapping[str,
         output=graph.shape(node.output[0]),
         macs=macs(node, graph),
         ran_as=ran_as.get(product.node, ""),
-        why_float="" if product.is_quantized else _why_float(node, graph),
+        why_float="" if product.is_quantized or is_rounded else _why_float(node, graph),
         is_rounded=is_rounded,
     )
 

@@ -139,6 +139,7 @@ def _print(inspected: Inspection) -> None:
     echo("")
     print_table(LAYER_HEADERS, fitting(LAYER_HEADERS, _layer_rows(inspected.layers)))
     _print_stays_float(inspected)
+    _print_rounded(inspected)
     if inspected.runtime is None:
         echo(f"\nthe precisions that would run are unknown: {inspected.refused}", err=True)
     else:
@@ -184,6 +185,17 @@ def _layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
         )
         for layer in layers
     ]
+
+
+def _print_rounded(inspected: Inspection) -> None:
+    if not inspected.rounded:
+        return
+    from edgevit.checking.onnxruntime import NO_ROUNDING
+
+    echo("\nfloat weights that ONNX Runtime rounds to integers")
+    for layer in inspected.rounded:
+        echo(f"  {layer.product.node}")
+    echo(f"  next: {NO_ROUNDING}")
 
 
 def _print_stays_float(inspected: Inspection) -> None:

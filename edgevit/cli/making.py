@@ -198,8 +198,8 @@ def quantize(
         str,
         typer.Option(
             "--placement",
-            help="Layers to quantize: all; sigmoid, with Sigmoid too; dense, without grouped convolutions; products, "
-            "MatMul and Gemm only; or fastest, the fastest of these on the target.",
+            help="Layers to quantize: all; sigmoid, as all, and Sigmoid behind convolutions; dense, as all, without "
+            "grouped convolutions; products, MatMul and Gemm only; or fastest, the fastest of these on the target.",
         ),
     ] = default_of("Quantize", "placement"),
     target: TargetName = default_of("Quantize", "target"),

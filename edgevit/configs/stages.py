@@ -248,10 +248,10 @@ class Quantize(Stage):
     placement: Literal["fastest", "all", "sigmoid", "dense", "products"] = Field(
         "fastest",
         description="Operators that become integers. `all`: every product and convolution that the runtime can "
-        "quantize. `sigmoid`: also Sigmoid behind convolutions, as in SiLU, for ONNX Runtime. `dense`: all but grouped "
-        "convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is timed in "
-        "turns with the float model on `target`, and the fastest ships. If none is faster, the float model ships (but "
-        "see `size_mib`). "
+        "quantize. `sigmoid`: as `all`, and Sigmoid behind convolutions, as in SiLU; for ONNX Runtime. `dense`: as "
+        "`all`, without grouped convolutions. `products`: only MatMul and Gemm. `fastest`: each of these forms is "
+        "timed in turns with the float model on `target`, and the fastest ships. If none is faster, the float model "
+        "ships (but see `size_mib`). "
         "For TensorRT, engines of the forms are built, compared with float and timed on `target`: float16, the "
         "integer forms and, where the GPU has it, FP8. These engines are built with the defaults of `compile`. On "
         "`local-cpu`, `fastest` then means `all`.",
@@ -318,6 +318,12 @@ class Quantize(Stage):
     def _range_is_reduced_for_cpus(self) -> Self:
         if self.reduce_range and self.runtime == "tensorrt":
             raise ValueError(RANGE_OF_TENSORRT)
+        return self
+
+    @model_validator(mode="after")
+    def _sigmoid_is_onnxruntimes(self) -> Self:
+        if self.placement == "sigmoid" and self.runtime != "onnxruntime":
+            raise ValueError("placement: sigmoid is for runtime: onnxruntime; take all")
         return self
 
     @model_validator(mode="after")

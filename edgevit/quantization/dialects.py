@@ -15,8 +15,8 @@ from edgevit.configs.runtimes import ONNXRUNTIME, OPENVINO, TENSORRT
 from edgevit.graphs.walk import integer_attribute
 from edgevit.model_file import AS_WRITTEN, OnnxruntimeOptions, OpenvinoOptions, RuntimeOptions
 
-# all: every operator of the dialect; sigmoid: also Sigmoid behind convolutions, where the runtime looks it up; dense:
-# without grouped convolutions; products: MatMul and Gemm alone
+# all: every operator of the dialect; sigmoid: as all, and Sigmoid behind convolutions, where the runtime computes it by
+# a table of integers; dense: as all, without grouped convolutions; products: MatMul and Gemm alone
 Placement = Literal["all", "sigmoid", "dense", "products"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 

@@ -121,7 +121,7 @@ class CalibratedModel:
         """The placements that quantize different, non-empty sets of nodes."""
         by_nodes: dict[tuple[str, ...], Placement] = {}
         for placement in PLACEMENTS:
-            if names := tuple(node.name for node in [*self.nodes(placement), *self._gates(placement)]):
+            if names := tuple(node.name for node in [*self.nodes(placement), *self._sigmoids(placement)]):
                 by_nodes.setdefault(names, placement)
         return list(by_nodes.values())
 
@@ -131,15 +131,15 @@ class CalibratedModel:
         if not chosen:
             raise _nothing_to_quantize(self.model, self.dialect, self.where)
         clipping = _clipping_nodes(chosen, self.model, self.dialect)
-        gates = self._gates(placement)
-        written = self._written([*chosen, *clipping, *gates])
+        sigmoids = self._sigmoids(placement)
+        written = self._written([*chosen, *clipping, *sigmoids])
         if self.dialect.floats == "float16":
             written = with_float16(written, self.where, self.beyond_float16)
-        quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in ([*chosen, *gates], clipping))
+        quantized, dropped = (Counter(node.op_type for node in nodes) for nodes in ([*chosen, *sigmoids], clipping))
         left_float = operator_counts(self.model) - quantized - dropped
         return Quantized(written, self.dialect.options, dict(quantized), dict(left_float))
 
-    def _gates(self, placement: Placement) -> list[NodeProto]:
+    def _sigmoids(self, placement: Placement) -> list[NodeProto]:
         """The Sigmoid nodes that a placement rounds: those that read the rounded output of a convolution."""
         if placement != "sigmoid" or "Conv" in self.dialect.float_outputs:
             return []
@@ -156,8 +156,8 @@ class CalibratedModel:
         if self.dialect.precision == "int4":
             return with_int4(self.model, chosen)
         rounded = with_kept_sums(self.model, chosen, self.dialect.largest_weight) if self.keeps_sums else self.model
-        gates = {node.output[0]: SIGMOID_RANGE for node in chosen if node.op_type == "Sigmoid"}
-        return _with_qdq(rounded, chosen, {**gates, **self.ranges}, self.integers, self.dialect, self.where)
+        sigmoids = {node.output[0]: SIGMOID_RANGE for node in chosen if node.op_type == "Sigmoid"}
+        return _with_qdq(rounded, chosen, {**sigmoids, **self.ranges}, self.integers, self.dialect, self.where)
 
 
 def calibrated(

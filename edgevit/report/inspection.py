@@ -32,15 +32,17 @@ def _headline(inspected: Inspection) -> str:
     """How many layers run quantized."""
     if inspected.runtime is None:
         return "The precisions that would run are unknown"
-    rounded = sum(layer.is_rounded for layer in inspected.layers)
+    rounded, fell_back = len(inspected.rounded), sum(layer.product.fell_back for layer in inspected.layers)
+    findings = []
     if rounded:
-        return f"ONNX Runtime rounds the float weights of {rounded} layer{'' if rounded == 1 else 's'}"
-    if not inspected.is_quantized:
-        return "Nothing in this graph is quantized"
-    fell_back = sum(layer.product.fell_back for layer in inspected.layers)
+        findings.append(f"ONNX Runtime rounds the float weights of {rounded} layer{'' if rounded == 1 else 's'}")
     if fell_back:
         subject = "A layer falls" if fell_back == 1 else f"{fell_back} layers fall"
-        return f"{subject} back to more bits than the file asks for"
+        findings.append(f"{subject} back to more bits than the file asks for")
+    if findings:
+        return ". ".join(findings)
+    if not inspected.is_quantized:
+        return "Nothing in this graph is quantized"
     quantized = [layer.product.asked.upper() for layer in inspected.layers if layer.product.is_quantized]
     return f"{len(quantized)} of {len(inspected.layers)} layers run in {' and '.join(dict.fromkeys(quantized))}"
 

@@ -5,6 +5,7 @@ Bundles hold this file, and devices run it, as it is.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence  # noqa: UP035 - Python 3.8 cannot subscript the others
@@ -14,7 +15,8 @@ Run = Callable[[List[str], Dict[str, Any]], Sequence[Any]]  # noqa: UP006 - (nam
 PROVIDER = "CPUExecutionProvider"
 ERRORS_ONLY, FATAL_ERRORS_ONLY = 3, 4  # printed; all errors are raised
 EXACT_SUMS = "session.x64quantprecision"  # slower kernels on every x86 CPU, which add INT8 products in 32 bits
-REFUSED_WITH_EXACT_SUMS = "Attempt to replace the existing tensor"  # ONNX Runtime 1.31, of some files with int8 tensors
+# Parts of the names of operators that compute with integers at any level of optimization
+INTEGER_OPERATORS = (b"QLinear", b"QGemm", b"QAttention", b"MatMulInteger", b"ConvInteger", b"DynamicQuantize")
 OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 # The ONNX file of y = a · b: int8 b (16, 16) is 127 everywhere, uint8 a (1, 16) is the input, int32 y the output.
@@ -44,7 +46,7 @@ def onnxruntime_options(session_options: dict[str, Any], threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if is_off else levels.ORT_ENABLE_ALL
-    if session_options.get("exact_sums", True) and sums_overflow():
+    if not is_off and session_options.get("exact_sums", True) and sums_overflow():
         options.add_session_config_entry(EXACT_SUMS, "1")
         options.log_severity_level = FATAL_ERRORS_ONLY  # `onnxruntime_session` may try twice
     return options
@@ -66,18 +68,33 @@ def sums_overflow() -> bool:
 def onnxruntime_session(model: Path, options: Any, **arguments: Any) -> Any:
     """ONNX Runtime's InferenceSession.
 
-    A file that it cannot open with exact sums is opened with the basic optimizations, which leave Q/DQ pairs as they
-    are: the layers between them compute in float, without overflow.
+    With exact sums, ONNX Runtime cannot open a file in which two nodes read one int8 constant (1.31 raises "Attempt to
+    replace the existing tensor"). If the integers are in Q/DQ pairs alone, the file is then opened with the basic
+    optimizations, and a warning says so: the layers between the pairs compute in float, without overflow.
     """
     import onnxruntime
 
     try:
         return onnxruntime.InferenceSession(str(model), options, **arguments)
-    except Exception as error:  # its exceptions have no base class of their own
-        if REFUSED_WITH_EXACT_SUMS not in str(error):
+    except Exception:  # its exceptions have no base class of their own
+        if not _has_exact_sums(options) or _has_integer_operators(model):
             raise
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(str(model), options, **arguments)
+    session = onnxruntime.InferenceSession(str(model), options, **arguments)
+    warnings.warn(f"{model}: ONNX Runtime cannot add its INT8 products exactly: they compute in float", stacklevel=2)
+    return session
+
+
+def _has_exact_sums(options: Any) -> bool:
+    try:
+        return bool(options.get_session_config_entry(EXACT_SUMS) == "1")
+    except RuntimeError:  # the option is not set
+        return False
+
+
+def _has_integer_operators(model: Path) -> bool:
+    content = Path(model).read_bytes() if Path(model).is_file() else b""
+    return any(name in content for name in INTEGER_OPERATORS)
 
 
 def openvino_properties(session_options: dict[str, Any], threads: int) -> dict[str, Any]:

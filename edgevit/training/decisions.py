@@ -1,4 +1,4 @@
-"""What a training decided by itself. One that is stopped and goes on decides nothing anew."""
+"""Decisions of a training. A resumed training keeps them."""
 
 from __future__ import annotations
 

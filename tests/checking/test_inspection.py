@@ -181,6 +181,12 @@ def test_float_weights_that_the_runtime_rounds_are_named(tmp_path: Path) -> None
     found = inspected(float_convolution_between_pairs(), tmp_path)
     assert [layer.is_rounded for layer in found.layers] == [True]
     assert "ONNX Runtime rounds the float weights of 1 layer" in inspection_page(found)
+    assert not found.stays_float
+    shown = run("inspect", found.path)
+    rounded = (
+        f"float weights that ONNX Runtime rounds to integers\n  {found.layers[0].product.node}\n  next: add Weight"
+    )
+    assert rounded in shown
     assert not any(layer.is_rounded for layer in inspect_onnx(onnx_file(int8_onnx())).layers)
 
 

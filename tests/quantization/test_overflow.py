@@ -30,6 +30,7 @@ from edgevit.profiling.conditions import cpu
 from edgevit.provenance import version_of
 from edgevit.quantization import calibrated
 from edgevit.quantization.overflow import overflows_here, overflows_on
+from edgevit.runtimes import loading
 from edgevit.runtimes.onnxruntime.session import inference_session
 from edgevit.runtimes.parity import sqnr_db
 from edgevit.runtimes.sessions import file_session
@@ -142,15 +143,31 @@ def quantized_by_onnxruntime(how: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", ["QDQ, QUInt8", "QDQ, QInt8", "QOperator, QUInt8", "dynamic"])
-def test_files_of_another_quantizer_with_8_bits_are_right_on_any_cpu(how: str, tmp_path: Path) -> None:
-    file = quantized_by_onnxruntime(how, tmp_path)
+def test_files_of_another_quantizer_with_8_bits_are_right_on_any_cpu(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, overflows = quantized_by_onnxruntime(how, tmp_path), overflows_here("onnxruntime")
     images = {"image": np.ones((2, 3, 8, 8), np.float32)}
+    monkeypatch.setattr(loading, "sums_overflow", lambda: True)  # the exact kernels give the same on any CPU
     shares = {}
     for exact in (True, False):
         session = inference_session(file, OnnxruntimeOptions(exact_sums=exact), 1)
         shares[exact] = float(session.run(None, images)[0].mean()) / (27 * 576)
     assert shares[True] == pytest.approx(1, abs=0.02)
-    assert (shares[False] < 0.9) == overflows_here("onnxruntime")
+    assert (shares[False] < 0.9) == overflows
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime knows the option on x86 alone")
+def test_exact_sums_take_other_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimized graph holds uint8 weights: the option is spelled as ONNX Runtime reads it."""
+    file, types = quantized_by_onnxruntime("QOperator, QUInt8", tmp_path), {}
+    for overflows in (True, False):
+        monkeypatch.setattr(loading, "sums_overflow", lambda answer=overflows: answer)
+        written = tmp_path / f"{overflows}.onnx"
+        inference_session(file, OnnxruntimeOptions(), 1, optimized_path=written)
+        tensors = onnx.load(written).graph.initializer
+        types[overflows] = {tensor.data_type for tensor in tensors if len(tensor.dims) > 1}
+    assert types == {True: {onnx.TensorProto.UINT8}, False: {onnx.TensorProto.INT8}}
 
 
 def made_with(reduce_range: bool | None) -> tuple[Artifact, list[str]]:

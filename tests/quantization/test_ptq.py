@@ -12,8 +12,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from pydantic import ValidationError
 
 from edgevit.checking import check_for_onnxruntime
+from edgevit.configs import Quantize
 from edgevit.errors import ArtifactError
 from edgevit.graphs.tensors import with_stored_constants
 from edgevit.graphs.walk import operator_counts
@@ -354,7 +356,8 @@ def test_other_runtimes_have_no_placement_of_sigmoid(runtime: str) -> None:
     images = rng.normal(size=(4, 16, 8, 8)).astype(np.float32)
     ready = calibrated(model, lambda: [images], "minmax", runtime, 1, "test", reduce_range=False)
     assert ready.placements() == ["all"]
-    assert ready.quantized("sigmoid").model == ready.quantized("all").model
+    with pytest.raises(ValidationError, match="sigmoid is for runtime: onnxruntime"):
+        Quantize(stage="quantize", id="q", model="m", calibration="c", runtime=runtime, placement="sigmoid")
 
 
 def test_a_sigmoid_that_is_an_output_is_given_out_as_it_is() -> None:

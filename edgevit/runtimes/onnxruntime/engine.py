@@ -22,7 +22,7 @@ def engine_from_onnx(model: Artifact, out: Path, machine: TargetInfo) -> ModelFi
 
     Fusions and memory layouts are chosen now, for this CPU and this version of ONNX Runtime, and not again at load. So
     the file loads faster, and the tested graph is the one that runs. Another CPU or version may refuse the file or run
-    it slowly: compile the source ONNX file again there.
+    it slowly, and INT8 products of a CPU with VNNI overflow on one without: compile the source ONNX file again there.
     """
     with TemporaryDirectory() as folder:
         optimized = Path(folder) / ONNX_FILE

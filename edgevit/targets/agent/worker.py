@@ -118,6 +118,8 @@ def started(request: Json) -> tuple[Run, Any]:
     """A model that was loaded and has run once, and `loop.Start`."""
     conditions, feed = imported("conditions"), feed_of(request, request["plan"])
     imported(request["model"]["runtime"])
+    if request["model"]["runtime"] == "onnxruntime":
+        imported("loading").sums_overflow()  # asked before the clock starts
     tensor, own_bytes, begin = feed(), conditions.peak_bytes(), time.perf_counter()
     run = loaded(request["model"], request["threads"])
     is_loaded = time.perf_counter()

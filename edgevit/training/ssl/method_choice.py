@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import nn
 
@@ -20,7 +20,8 @@ from edgevit.training.loop.fit import fit
 from edgevit.training.ssl.feature_maps import has_prefix_tokens
 from edgevit.training.ssl.self_supervised import SelfSupervised
 
-SUITED = ("dino", "moco", "simclr")  # what `auto` takes one of
+SuitedMethod = Literal["dino", "moco", "simclr"]
+SUITED: tuple[SuitedMethod, ...] = get_args(SuitedMethod)  # the methods that `auto` chooses from
 SMALL_BATCH = 256  # images; a batch of this size has enough negatives (Chen et al. 2020, figure 9)
 IMAGES_PER_KEY = 4  # of a queue: it then seldom holds a key of the query's own image
 STEPS_TIMED = 4  # after one step that warms up
@@ -29,7 +30,7 @@ STEPS_TIMED = 4  # after one step that warms up
 class Choice(NamedTuple):
     """A method and the reason for it."""
 
-    method: str
+    method: SuitedMethod
     reason: str
 
 

@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr const char* exact_sums = "session.x64quantprecision";  // slower kernels, which add INT8 products in 32 bits
+
 // The ONNX file of y = a · b: int8 b (16, 16) is 127 everywhere, uint8 a (1, 16) is the input, int32 y the output.
 std::string product_file() {
     using namespace std::string_literals;
@@ -48,8 +50,10 @@ Ort::SessionOptions session_options(const bundle::Json& record, const Ort::Env& 
     std::string disabled;
     for (const bundle::Json& name : recorded.value("disabled_optimizers", bundle::Json::array()))
         disabled += (disabled.empty() ? "" : ";") + name.get<std::string>();
-    if (recorded.value("exact_sums", true) && sums_overflow(environment))
-        options.AddConfigEntry("session.x64quantprecision", "1");
+    if (!is_off && recorded.value("exact_sums", true) && sums_overflow(environment)) {
+        options.AddConfigEntry(exact_sums, "1");
+        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // of what is printed; all errors are thrown
+    }
     if (!disabled.empty()) options.AddConfigEntry(kOrtSessionOptionsDisableSpecifiedOptimizers, disabled.c_str());
     return options;
 }
@@ -60,16 +64,26 @@ Ort::Value tensor_of(std::vector<T>& values, const std::vector<std::int64_t>& sh
     return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
 }
 
-// A file that ONNX Runtime cannot open with exact sums is opened with the basic optimizations: its layers compute in
-// float, without overflow.
+// Whether a file has operators that compute with integers at any level of optimization.
+bool has_integer_operators(const std::string& file) {
+    std::ifstream opened(file, std::ios::binary);
+    const std::string content{std::istreambuf_iterator<char>(opened), {}};
+    const auto has = [&](const char* name) { return content.find(name) != std::string::npos; };
+    return has("QLinear") || has("QGemm") || has("QAttention") || has("MatMulInteger") || has("ConvInteger") ||
+           has("DynamicQuantize");
+}
+
+// With exact sums, ONNX Runtime cannot open a file in which two nodes read one int8 constant. If the integers are in
+// Q/DQ pairs alone, the file is then opened with the basic optimizations: the layers between the pairs compute in float.
 Ort::Session opened(const Ort::Env& environment, const bundle::Model& model) {
     const std::string file = (model.folder / "model.onnx").string();
     Ort::SessionOptions options = session_options(model.record, environment);
     try {
         return Ort::Session(environment, file.c_str(), options);
-    } catch (const Ort::Exception& error) {
-        if (std::string(error.what()).find("Attempt to replace the existing tensor") == std::string::npos) throw;
+    } catch (const Ort::Exception&) {
+        if (!options.HasConfigEntry(exact_sums) || has_integer_operators(file)) throw;
     }
+    std::cerr << file << ": ONNX Runtime cannot add its INT8 products exactly: they compute in float\n";
     options.SetGraphOptimizationLevel(ORT_ENABLE_BASIC);
     return Ort::Session(environment, file.c_str(), options);
 }
