@@ -93,7 +93,7 @@ def _has_exact_sums(options: Any) -> bool:
 
 
 def _has_integer_operators(model: Path) -> bool:
-    content = Path(model).read_bytes() if Path(model).is_file() else b""
+    content = model.read_bytes() if model.is_file() else b""
     return any(name in content for name in INTEGER_OPERATORS)
 
 

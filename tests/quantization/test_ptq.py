@@ -356,6 +356,7 @@ def test_other_runtimes_have_no_placement_of_sigmoid(runtime: str) -> None:
     images = rng.normal(size=(4, 16, 8, 8)).astype(np.float32)
     ready = calibrated(model, lambda: [images], "minmax", runtime, 1, "test", reduce_range=False)
     assert ready.placements() == ["all"]
+    assert ready.quantized("sigmoid").model == ready.quantized("all").model
     with pytest.raises(ValidationError, match="sigmoid is for runtime: onnxruntime"):
         Quantize(stage="quantize", id="q", model="m", calibration="c", runtime=runtime, placement="sigmoid")
 
